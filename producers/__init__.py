@@ -1,0 +1,1 @@
+"""From packets to the bus: sources, decoder, batches, replay. A gateway installs only this and ``schemas``."""

@@ -1,0 +1,115 @@
+"""Messages to bytes and back: Avro in its single-object encoding.
+
+A message is the marker ``C3 01``, the CRC-64-AVRO fingerprint of the schema it was written with, and the
+Avro body (Avro 1.12 specification, "Single-object encoding"). A reader that meets a fingerprint of an older
+schema resolves it to its own; the older schemas stay in ``avro/history/``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import fastavro
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+
+from schemas.errors import CodecError
+
+MARKER = b"\xc3\x01"
+HEADER_BYTES = 10
+NAMES = (
+    "PacketBatch",
+    "FeatureBatch",
+    "Prediction",
+    "Label",
+    "CostTelemetry",
+    "DeadLetter",
+    "FlowState",
+)
+
+Schema = dict[str, Any]
+
+
+@cache
+def schema(name: str) -> Schema:
+    """Return the current schema of a message by its name, as written in its ``.avsc`` file."""
+    text = files("schemas").joinpath("avro", f"{name}.avsc").read_text(encoding="utf-8")
+    loaded: Schema = json.loads(text)
+    return loaded
+
+
+def fingerprint_of(raw: Schema) -> bytes:
+    """Return the CRC-64-AVRO fingerprint of a schema, little-endian as the encoding wants it."""
+    canonical = to_parsing_canonical_form(parse_schema(raw))
+    return bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
+
+
+@cache
+def _writer(name: str) -> tuple[bytes, Any]:
+    raw = schema(name)
+    return MARKER + fingerprint_of(raw), parse_schema(raw)
+
+
+@cache
+def _readers() -> dict[bytes, tuple[str, Any]]:
+    """Return (name, parsed schema) by message head, for every schema ever written."""
+    known = {_writer(name)[0]: (name, _writer(name)[1]) for name in NAMES}
+    history = files("schemas").joinpath("avro", "history")
+    if history.is_dir():
+        for old in history.iterdir():
+            raw = json.loads(old.read_text(encoding="utf-8"))
+            known[MARKER + fingerprint_of(raw)] = (raw["name"], parse_schema(raw))
+    return known
+
+
+def encode(name: str, record: Mapping[str, Any]) -> bytes:
+    """Encode a record as a message of the named schema.
+
+    Raises:
+        CodecError: a field is missing or of another type.
+    """
+    head, parsed = _writer(name)
+    out = io.BytesIO()
+    out.write(head)
+    try:
+        fastavro.schemaless_writer(out, parsed, record)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise CodecError(f"not a {name}: {error}") from error
+    return out.getvalue()
+
+
+def name_of(data: bytes) -> str:
+    """Return the name of the schema that a message was written with; raises CodecError if unknown."""
+    if len(data) < HEADER_BYTES or data[:2] != MARKER:
+        raise CodecError(f"not a Flowgauge message: {len(data)} bytes without the marker of one")
+    found = _readers().get(bytes(data[:HEADER_BYTES]))
+    if found is None:
+        raise CodecError(f"written with an unknown schema, fingerprint {data[2:HEADER_BYTES].hex()}")
+    return found[0]
+
+
+def decode(name: str, data: bytes) -> dict[str, Any]:
+    """Decode a message of the named schema, also one written with an older version of it.
+
+    Raises:
+        CodecError: the bytes are not such a message.
+    """
+    actual = name_of(data)
+    if actual != name:
+        raise CodecError(f"expected a {name}, found a {actual}")
+    written_with = _readers()[bytes(data[:HEADER_BYTES])][1]
+    body = io.BytesIO(data)
+    body.seek(HEADER_BYTES)
+    try:
+        record = fastavro.schemaless_reader(body, written_with, _writer(name)[1])
+    except Exception as error:  # hostile bytes raise whatever they hit first inside the decoder
+        raise CodecError(f"a broken {name}: {type(error).__name__}: {error}") from error
+    if body.tell() != len(data):
+        raise CodecError(f"a broken {name}: {len(data) - body.tell()} bytes follow its end")
+    if not isinstance(record, dict):
+        raise CodecError(f"a broken {name}: not a record")
+    return record

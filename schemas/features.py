@@ -1,0 +1,99 @@
+"""Feature batches: rows of one representation, as the flows agent emits and models read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from schemas.codec import decode, encode, schema
+from schemas.columns import Array, columns_of, pack, unpack
+from schemas.errors import CodecError
+
+COLUMNS = columns_of(schema("FeatureBatch"))
+ROW_COLUMNS = tuple(c for c in COLUMNS if c.width_field is None)
+
+
+class FlowEndReason(IntEnum):
+    """Why a flow ended: IPFIX flowEndReason (element 136), and 0 while it goes on."""
+
+    NONE = 0
+    IDLE_TIMEOUT = 1
+    ACTIVE_TIMEOUT = 2
+    END_OF_FLOW = 3
+    FORCED_END = 4
+    LACK_OF_RESOURCES = 5
+
+    @property
+    def text(self) -> str:
+        """Return the reason as IPFIX words it, for people; empty while the flow goes on."""
+        return "" if self is FlowEndReason.NONE else self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Rows of one representation; ``columns`` holds ROW_COLUMNS and ``features`` (rows, names) by name."""
+
+    probe: str
+    representation: str
+    partition: int
+    feature_names: tuple[str, ...]
+    columns: dict[str, Array]
+    source_epoch: int = 0
+    source_sequence: int = 0
+    probe_time_ns: int = 0
+    flows_received_time_ns: int = 0
+    flows_sent_time_ns: int = 0
+    replayed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows the batch holds."""
+        return len(self.columns["flow_id"])
+
+    def encode(self) -> bytes:
+        """Return the batch as a message for a ``features.…`` topic."""
+        return encode(
+            "FeatureBatch",
+            {
+                "probe": self.probe,
+                "representation": self.representation,
+                "partition": self.partition,
+                "source_epoch": self.source_epoch,
+                "source_sequence": self.source_sequence,
+                "replayed": self.replayed,
+                "probe_time_ns": self.probe_time_ns,
+                "flows_received_time_ns": self.flows_received_time_ns,
+                "flows_sent_time_ns": self.flows_sent_time_ns,
+                "feature_names": list(self.feature_names),
+                "feature_count": len(self.feature_names),
+                "row_count": self.rows,
+                **pack(self.columns, COLUMNS),
+            },
+        )
+
+
+def decode_feature_batch(data: bytes) -> FeatureBatch:
+    """Decode and check a message of a ``features.…`` topic.
+
+    Raises:
+        CodecError: not a feature batch, or columns of unequal length.
+    """
+    record = decode("FeatureBatch", data)
+    if record["feature_count"] != len(record["feature_names"]):
+        raise CodecError(f"{record['feature_count']} features, but {len(record['feature_names'])} names")
+    columns = unpack(record, COLUMNS)
+    if len(columns["flow_end_reason"]) and int(columns["flow_end_reason"].max()) > max(FlowEndReason):
+        raise CodecError(f"a flow end reason of {int(columns['flow_end_reason'].max())}")
+    return FeatureBatch(
+        probe=record["probe"],
+        representation=record["representation"],
+        partition=record["partition"],
+        feature_names=tuple(record["feature_names"]),
+        columns=columns,
+        source_epoch=record["source_epoch"],
+        source_sequence=record["source_sequence"],
+        probe_time_ns=record["probe_time_ns"],
+        flows_received_time_ns=record["flows_received_time_ns"],
+        flows_sent_time_ns=record["flows_sent_time_ns"],
+        replayed=record["replayed"],
+    )
