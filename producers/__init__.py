@@ -1,1 +1,4 @@
-"""From packets to the bus: sources, decoder, batches, replay. A gateway installs only this and ``schemas``."""
+"""From packets to the bus: sources, decoder, batches, replay.
+
+A gateway installs only this package and ``schemas``.
+"""

@@ -39,11 +39,11 @@ class PacketColumns(NamedTuple):
 
     def head(self, rows: int) -> PacketColumns:
         """Return the first ``rows`` rows, over the same memory."""
-        return PacketColumns(*(column[:rows] for column in self))
+        return PacketColumns(*(column[:rows] for column in self))  # type: ignore[arg-type]
 
     def part(self, start: int, stop: int) -> PacketColumns:
         """Return the rows from ``start`` up to ``stop``, over the same memory."""
-        return PacketColumns(*(column[start:stop] for column in self))
+        return PacketColumns(*(column[start:stop] for column in self))  # type: ignore[arg-type]
 
 
 _WIDE = {"address_a": 16, "address_b": 16}

@@ -1,4 +1,4 @@
-"""The base of every component's settings: declared once, with default, unit and doc; unknown keys are errors."""
+"""The base of every component's settings: declared once with default, unit and doc."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A section of the settings file. Fields carry their default and, in ``description``, unit and meaning."""
+    """A section of the settings file; unknown keys are errors.
+
+    Fields carry their default and, in ``description``, unit and meaning.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
