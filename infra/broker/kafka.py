@@ -1,0 +1,248 @@
+"""Apache Kafka itself, one KRaft node on 127.0.0.1, as a child process: for tests and development without Docker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from infra.broker.jvm import find_java, install, last_lines
+from schemas.errors import BusError
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+_FORMAT_TIMEOUT_S = 60.0
+_KILL_TIMEOUT_S = 10.0
+_POLL_S = 0.1
+
+_HERE = Path(__file__).parent
+_CLUSTER_ID = "Zmxvd2dhdWdlLWJyb2tlcg"
+# The serial collector takes the least memory and, on a few cores, the least time.
+_JVM_OPTIONS = ["-XX:+UseSerialGC", "-Djava.awt.headless=true"]
+# One node, two cores: one replica of everything, few threads, and a log cleaner that does not take its usual
+# 128 MiB of heap. After a crash the node may register again only when the session of its former life has ended.
+_SERVER_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={log_dir}
+auto.create.topics.enable=false
+message.max.bytes=2097152
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+group.coordinator.threads=1
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+
+class KafkaBroker:
+    """A Kafka broker that lives as long as this object, and never longer than this process; a context manager.
+
+    ``data_dir`` keeps topics and offsets from one run to the next; without it they lie in a temporary directory
+    that ``stop`` removes. ``port`` 0 takes a free one. The broker is started by a thread that must outlive it
+    (Linux ends it with that thread). It is in a process group of its own, so Ctrl-C in the terminal leaves it to
+    this process to end it.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        data_dir: Path | None = None,
+        cache_dir: Path | None = None,
+        heap_mb: int = 384,
+    ) -> None:
+        self.port = port
+        self._controller_port = 0
+        self._given_data_dir = data_dir
+        self._cache_dir = cache_dir
+        self._heap_mb = heap_mb
+        self._java = ""
+        self._lib: Path | None = None
+        self._data_dir: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """Address for ``bootstrap.servers``, as ``host:port``; the same after ``restart``."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def data_dir(self) -> Path:
+        """Directory of the broker's settings, log (``kafka.log``) and topics."""
+        if self._data_dir is None:
+            raise BusError("the Kafka broker has not been started")
+        return self._data_dir
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while the broker runs."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if self._process and running else None
+
+    def start(self) -> Self:
+        """Start the broker and wait until it answers.
+
+        Raises:
+            BusError: no Java, no jars, or the broker did not come up; the message ends with its last log lines.
+        """
+        if self.pid:
+            raise BusError(f"the Kafka broker at {self.bootstrap} is running already")
+        try:
+            self._prepare()
+            self._launch()
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the broker: SIGTERM, after 15 s SIGKILL. A temporary data directory goes with it."""
+        self._end(signal.SIGTERM)
+        if self._data_dir and not self._given_data_dir:
+            shutil.rmtree(self._data_dir, ignore_errors=True)
+            self._data_dir = None
+
+    def kill(self) -> None:
+        """End the broker as a crash would, with SIGKILL; ``restart`` brings it back with its data."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """End the broker if it runs and start it on the same port and data."""
+        self._end(signal.SIGTERM)
+        self._launch()
+        self._wait_ready()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _prepare(self) -> None:
+        """Find the programs, take ports, write the settings and format the storage."""
+        self._java = find_java()
+        self._lib = install(self._cache_dir)
+        self.port, self._controller_port = _take_ports(self.port)
+        try:
+            if self._given_data_dir:
+                self._given_data_dir.mkdir(parents=True, exist_ok=True)
+                self._data_dir = self._given_data_dir.resolve()
+            elif self._data_dir is None:
+                self._data_dir = Path(tempfile.mkdtemp(prefix="flowgauge-kafka-"))
+            settings = _SERVER_PROPERTIES.format(
+                port=self.port, controller_port=self._controller_port, log_dir=self._data_dir / "topics"
+            )
+            (self._data_dir / "server.properties").write_text(settings, encoding="utf-8")
+        except OSError as error:
+            raise BusError(f"cannot write the Kafka broker's data directory: {error}") from error
+        self._format()
+
+    def _command(self, *main: str) -> list[str]:
+        # Java, not a shell, expands the star of the class path.
+        options = [*_JVM_OPTIONS, f"-Dlog4j2.configurationFile={_HERE / 'log4j2.xml'}"]
+        return [self._java, f"-Xmx{self._heap_mb}m", *options, "-cp", f"{self._lib}/*", *main]
+
+    def _format(self) -> None:
+        command = self._command("kafka.tools.StorageTool", "format", "--ignore-formatted")
+        command += ["-t", _CLUSTER_ID, "-c", str(self.data_dir / "server.properties")]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=_FORMAT_TIMEOUT_S, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BusError(f"Kafka's storage in {self.data_dir} could not be formatted: {error}") from error
+        if done.returncode:
+            said = last_lines(done.stdout)
+            raise BusError(f"Kafka's storage in {self.data_dir} could not be formatted:\n{said}")
+
+    def _launch(self) -> None:
+        guard = [sys.executable, "-I", str(_HERE / "die_with_parent.py"), str(os.getpid())]
+        server = self._command("kafka.Kafka", str(self.data_dir / "server.properties"))
+        with (self.data_dir / "kafka.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                guard + server, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def _wait_ready(self) -> None:
+        admin = AdminClient({
+            "bootstrap.servers": self.bootstrap, "log_level": 0,
+            "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200,
+        })  # fmt: skip
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if not self.pid:
+                raise BusError(f"the Kafka broker ended while starting:\n{self._log_tail()}")
+            with suppress(KafkaException):
+                # A broker is listed once the controller lets it serve, so topics can be created from then on.
+                if admin.list_topics(timeout=1).brokers:
+                    return
+            time.sleep(_POLL_S)
+        raise BusError(f"the Kafka broker was not ready after {READY_TIMEOUT_S:.0f} s:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        try:
+            return last_lines((self.data_dir / "kafka.log").read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            return f"(no log: {error})"
+
+    def _end(self, how: signal.Signals) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(how)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(_KILL_TIMEOUT_S)
+        self._process = None
+
+
+def _take_ports(port: int) -> tuple[int, int]:
+    """Return ``port`` (a free one for 0) and a free one for the controller."""
+    with socket.socket() as first, socket.socket() as second:
+        try:
+            for taken, number in ((first, port), (second, 0)):
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind(("127.0.0.1", number))
+        except OSError as error:
+            raise BusError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from error
+        return first.getsockname()[1], second.getsockname()[1]
