@@ -1,1 +1,1 @@
-"""Brokers for development, the demo and tests: an embedded mock cluster, and real Apache Kafka without Docker."""
+"""Brokers for development, the demo and tests: an embedded mock cluster, and Apache Kafka without Docker."""

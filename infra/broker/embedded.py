@@ -1,9 +1,9 @@
-"""librdkafka's mock cluster as a broker inside this process: for trying Flowgauge out, with nothing but Python.
+"""librdkafka's mock cluster as a broker inside this process: to try Flowgauge out with nothing but Python.
 
-The mock speaks the Kafka protocol on a port of 127.0.0.1, so other processes connect to it as to any broker. It
-is not a log to rely on: it keeps 5 MiB per partition and drops the oldest without a word, it has no disk and no
-admin requests, it does not honour transactions, and a produce batch over 1 MB may be lost or hide the next one.
-Who uses it must bound what is in flight and check sequence numbers.
+The mock speaks the Kafka protocol on a port of 127.0.0.1, so other processes connect to it as to any
+broker. It is not a log to rely on: it keeps 5 MiB per partition and drops the oldest without a word, it has
+no disk and no admin requests, it does not honour transactions, and a produce batch over 1 MB may be lost or
+hide the next one. Who uses it must bound what is in flight and check sequence numbers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _PROTOTYPES: dict[str, tuple[type | None, list[type]]] = {
 def load_librdkafka(path: str | None = None) -> ctypes.CDLL:
     """Return the librdkafka that confluent-kafka brought, with the mock cluster's functions declared.
 
-    A symbol looked up in the extension module is searched in the libraries it is linked with, so the name under
-    which a wheel hides librdkafka does not matter. ``path`` names another library.
+    A symbol looked up in the extension module is searched in the libraries it is linked with, so the name
+    under which a wheel hides librdkafka does not matter. ``path`` names another library.
 
     Raises:
         BusError: the library cannot be loaded or lacks the mock cluster.
@@ -70,9 +70,9 @@ def load_librdkafka(path: str | None = None) -> ctypes.CDLL:
 class EmbeddedBroker:
     """A one-broker mock cluster that lives as long as this object; a context manager.
 
-    ``topics`` gives the partitions of each topic created at the start. A topic that nobody created springs up with
-    4 partitions at its first use, so create all of them. Needs no thread: librdkafka runs it on one of its own,
-    outside the interpreter lock.
+    ``topics`` gives the partitions of each topic created at the start. A topic that nobody created springs
+    up with 4 partitions at its first use, so create all of them. Needs no thread: librdkafka runs it on one
+    of its own, outside the interpreter lock.
     """
 
     def __init__(self, topics: Mapping[str, int] | None = None) -> None:
@@ -90,7 +90,7 @@ class EmbeddedBroker:
         return self._bootstrap
 
     def start(self, topics: Mapping[str, int] | None = None) -> Self:
-        """Start the cluster and create the topics of the constructor and of ``topics`` (name to partitions)."""
+        """Start the cluster; create the topics of the constructor and of ``topics`` (name to partitions)."""
         if self._cluster:
             raise BusError("the embedded broker is running already")
         library = self._library = load_librdkafka()

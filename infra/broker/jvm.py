@@ -78,7 +78,10 @@ def find_java() -> str:
 
 
 def default_cache_dir() -> Path:
-    """Return ``$XDG_CACHE_HOME/flowgauge``, or ``~/.cache/flowgauge``."""
+    """Return ``$FLOWGAUGE_CACHE_DIR``, else ``$XDG_CACHE_HOME/flowgauge``, else ``~/.cache/flowgauge``."""
+    ours = os.environ.get("FLOWGAUGE_CACHE_DIR")
+    if ours:
+        return Path(ours)
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "flowgauge"
 
@@ -86,7 +89,8 @@ def default_cache_dir() -> Path:
 def install(cache_dir: Path | None = None) -> Path:
     """Return a directory with Kafka's jars; the first call has Maven fetch them (43 MB).
 
-    Safe to call from several processes: one fetches, the others wait, and the directory appears whole or not at all.
+    Safe to call from several processes: one fetches, the others wait, and the directory appears whole or not
+    at all.
 
     Raises:
         BusError: Maven is missing or fails; the message ends with its last lines.
@@ -135,5 +139,6 @@ def _fetch(maven: str, lib: Path) -> None:
 
 
 def last_lines(text: str, count: int = 15) -> str:
-    """Return the last ``count`` non-empty lines of ``text``."""
-    return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
+    """Return the last ``count`` lines of ``text``, less empty ones and the frames of Java's stack traces."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("\tat ")]
+    return "\n".join(lines[-count:])

@@ -1,4 +1,4 @@
-"""Apache Kafka itself, one KRaft node on 127.0.0.1, as a child process: for tests and development without Docker."""
+"""Apache Kafka itself, one KRaft node on 127.0.0.1, as a child process: no Docker needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLUSTER_ID = "Zmxvd2dhdWdlLWJyb2tlcg"
 # The serial collector takes the least memory and, on a few cores, the least time.
 _JVM_OPTIONS = ["-XX:+UseSerialGC", "-Djava.awt.headless=true"]
 # One node, two cores: one replica of everything, few threads, and a log cleaner that does not take its usual
-# 128 MiB of heap. After a crash the node may register again only when the session of its former life has ended.
+# 128 MiB of heap. After a crash the node may register again only when the session of its former life is over.
 _SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -67,12 +67,12 @@ log.cleaner.dedupe.buffer.size=4194304
 
 
 class KafkaBroker:
-    """A Kafka broker that lives as long as this object, and never longer than this process; a context manager.
+    """A Kafka broker that lives as long as this object, never longer than this process; a context manager.
 
-    ``data_dir`` keeps topics and offsets from one run to the next; without it they lie in a temporary directory
-    that ``stop`` removes. ``port`` 0 takes a free one. The broker is started by a thread that must outlive it
-    (Linux ends it with that thread). It is in a process group of its own, so Ctrl-C in the terminal leaves it to
-    this process to end it.
+    ``data_dir`` keeps topics and offsets from one run to the next; without it they lie in a temporary
+    directory that ``stop`` removes. ``port`` 0 takes a free one. The thread that starts the broker must
+    outlive it (Linux ends it with that thread). It is in a process group of its own, so Ctrl-C in the
+    terminal leaves it to this process to end it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class KafkaBroker:
         """Start the broker and wait until it answers.
 
         Raises:
-            BusError: no Java, no jars, or the broker did not come up; the message ends with its last log lines.
+            BusError: no Java, no jars, or the broker did not come up; then its last log lines follow.
         """
         if self.pid:
             raise BusError(f"the Kafka broker at {self.bootstrap} is running already")
@@ -182,8 +182,8 @@ class KafkaBroker:
         command += ["-t", _CLUSTER_ID, "-c", str(self.data_dir / "server.properties")]
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                timeout=_FORMAT_TIMEOUT_S, check=False,
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, timeout=_FORMAT_TIMEOUT_S, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BusError(f"Kafka's storage in {self.data_dir} could not be formatted: {error}") from error
