@@ -1,0 +1,119 @@
+"""The decoder: a list of frames in, packet columns out.
+
+Captures and live rings alike fill a ``Frames`` list, a few hundred frames at a time so that what the walker
+touched is still in the cache, and call ``decode_frames``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from producers.columns import PacketColumns
+from producers.decoder.link import ip_start
+from producers.decoder.network import DecodeState, decode_ip4, decode_ip6, skipped
+from producers.decoder.octets import u8
+from producers.decoder.reasons import ACCEPTED, BAD_IP_HEADER, CLAMPED_TIMES, TRUNCATED_IP
+from producers.decoder.transport import is_reversed
+from schemas.flow_key import hash_words
+
+FRAMES = 512
+"""Frames that are walked before they are decoded."""
+
+
+class Frames(NamedTuple):
+    """Where frames lie in a buffer; all arrays have the same number of rows."""
+
+    start: NDArray[np.int64]
+    """Index of the first byte."""
+    captured: NDArray[np.int64]
+    """Bytes in the buffer; the caller guarantees that they are inside it."""
+    original: NDArray[np.int64]
+    """Bytes on the wire, link layer included."""
+    time_ns: NDArray[np.int64]
+    """Capture time; a negative one is set to 0 and counted."""
+    link_type: NDArray[np.int64]
+    """As the tcpdump group registers them (see ``producers.decoder.link``)."""
+
+
+def allocate_frames(rows: int = FRAMES) -> Frames:
+    """Return a list with room for ``rows`` frames."""
+    return Frames(*(np.zeros(rows, np.int64) for _ in Frames._fields))
+
+
+def writable(columns: PacketColumns) -> PacketColumns:
+    """Return the columns as the kernels write them: addresses viewed as two 64-bit words a row."""
+    return columns._replace(
+        address_a=columns.address_a.view(np.uint64),  # type: ignore[arg-type]
+        address_b=columns.address_b.view(np.uint64),  # type: ignore[arg-type]
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def decode_frames(
+    raw: NDArray[np.uint8], frames: Frames, count: int, out: PacketColumns, row: int, state: DecodeState
+) -> int:
+    """Decode the first ``count`` frames into rows from ``row`` on; return the row after the last one written.
+
+    Args:
+        raw: read-only bytes that the frames lie in.
+        frames: the list of frames.
+        count: how many of them to decode.
+        out: ``writable`` columns with room for ``count`` rows from ``row`` on.
+        row: the first row to write.
+        state: counts and fragments of this decoder; every frame adds one to ``state.counts``, at ACCEPTED or
+            at the reason for which it was skipped.
+    """
+    # Taken out of the tuples here, columns cost no reference counting in the loop.
+    counts, starts, lengths, originals = state.counts, frames.start, frames.captured, frames.original
+    times, link_types = frames.time_ns, frames.link_type
+    time_column, octets, header_octets, ttl = out.time_ns, out.octets, out.header_octets, out.ttl
+    tcp_window, tcp_flags, direction, flow_hash = out.tcp_window, out.tcp_flags, out.direction, out.flow_hash
+    address_a, address_b, port_a, port_b = out.address_a, out.address_b, out.port_a, out.port_b
+    protocol, ip_version = out.protocol, out.ip_version
+    for i in range(count):
+        start, time_ns = starts[i], times[i]
+        end = start + lengths[i]
+        at = ip_start(raw, start, end, link_types[i])
+        if at < 0:
+            counts[-at] += 1
+            continue
+        if at >= end:
+            counts[TRUNCATED_IP] += 1
+            continue
+        wire_octets = max(lengths[i], originals[i]) - (at - start)
+        version = u8(raw, at) >> 4
+        if version == 4:
+            packet = decode_ip4(raw, at, end, wire_octets, max(time_ns, 0), state)
+        elif version == 6:
+            packet = decode_ip6(raw, at, end, wire_octets, max(time_ns, 0), state)
+        else:
+            packet = skipped(BAD_IP_HEADER)
+        counts[packet.result] += 1
+        if packet.result != ACCEPTED:
+            continue
+        if time_ns < 0:
+            counts[CLAMPED_TIMES] += 1
+        a, b, ports, is_from_b = packet.source, packet.destination, packet.ports, False
+        if is_reversed(packet.order, ports, packet.protocol):
+            a, b, ports, is_from_b = b, a, ((ports & 0xFFFF) << 16) | (ports >> 16), True
+        time_column[row] = max(time_ns, 0)
+        octets[row] = packet.octets
+        header_octets[row] = packet.header_octets
+        ttl[row] = packet.ttl
+        tcp_window[row] = packet.tcp_window
+        tcp_flags[row] = packet.tcp_flags
+        direction[row] = is_from_b
+        address_a[row, 0], address_a[row, 1] = a
+        address_b[row, 0], address_b[row, 1] = b
+        port_a[row], port_b[row] = ports >> 16, ports & 0xFFFF
+        protocol[row] = packet.protocol
+        ip_version[row] = packet.version
+        flow_hash[row] = hash_words(
+            a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, packet.protocol, packet.version
+        )
+        row += 1
+    return row

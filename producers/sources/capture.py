@@ -1,0 +1,170 @@
+"""Captures: pcap and pcapng files and streams, decoded into packet columns block by block."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+from producers.columns import PacketColumns, allocate
+from producers.decoder.kernel import writable
+from producers.decoder.network import DecodeState, allocate_state
+from producers.decoder.reasons import UNKNOWN_LINK_TYPE, DecodeCounters, counters_of
+from producers.sources.pcap import PcapReader, is_pcap
+from producers.sources.window import CHUNK_OCTETS, MAGIC_OCTETS, CorruptStream, Window, open_window
+from schemas.errors import InputError
+
+STDIN = "-"
+
+
+class Reader(Protocol):
+    """Decodes the records of one capture format out of a window."""
+
+    def fill(self, columns: PacketColumns, state: DecodeState) -> int:
+        """Write packets into the columns (``writable`` ones) until they are full; return how many.
+
+        Fewer packets mean the end of the capture, or that a live stream would have to be waited for.
+        """
+
+    @property
+    def at_end(self) -> bool:
+        """Return whether nothing can follow."""
+
+    @property
+    def warning(self) -> str:
+        """Return what is wrong with the end of the capture; empty where nothing is."""
+
+
+class Capture:
+    """An open capture; use it as a context manager. Made by ``open_capture``."""
+
+    def __init__(self, path: str, file: BinaryIO, size: int | None, chunk_octets: int, mapped: bool) -> None:
+        self.path = path
+        self.name = "standard input" if path == STDIN else path
+        self.size = size
+        """Bytes of the file as stored (compressed, if it is); None for a pipe."""
+        self.warnings: list[str] = []
+        """What is wrong with the capture, one line each naming it; complete once ``blocks`` has ended."""
+        self._file = file
+        self._state = allocate_state()
+        self._window: Window | None = None
+        self._reader = self._open(chunk_octets, mapped)
+
+    def _open(self, chunk_octets: int, mapped: bool) -> Reader:
+        try:
+            head = _read_head(self._file)
+            if not head:
+                raise InputError(f"{self.name}: is empty, not a capture")
+            live = self.size is None
+            self._window = open_window(self._file, head, mapped and not live, live, chunk_octets)
+            return _reader_for(self._window)
+        except (ValueError, CorruptStream) as error:
+            raise InputError(f"{self.name}: {error}") from None
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+
+    def blocks(self, max_packets: int = 8192) -> Iterator[PacketColumns]:
+        """Yield the packets in file order, ``max_packets`` at a time (fewer at the end, or from a pipe).
+
+        Blocks are views over columns that are used again: copy what shall outlive the next iteration.
+
+        Raises:
+            InputError: a link type that cannot be decoded is the only one in the capture, or reading failed.
+        """
+        columns = allocate(max_packets)
+        target = writable(columns)
+        while not self._reader.at_end:
+            try:
+                rows = self._reader.fill(target, self._state)
+            except OSError as error:
+                raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+            if rows:
+                yield columns.head(rows)
+        if self._reader.warning:
+            self.warnings.append(f"{self.name}: {self._reader.warning}")
+        counters = self.counters
+        if counters.read and counters.read == self._state.counts[UNKNOWN_LINK_TYPE]:
+            raise InputError(f"{self.name}: none of its link types is supported")
+
+    @property
+    def counters(self) -> DecodeCounters:
+        """Return what became of the packets read so far."""
+        return counters_of(self._state.counts)
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many of the ``size`` bytes have been read."""
+        return self._window.bytes_read if self._window else 0
+
+    def close(self) -> None:
+        """Close the file; blocks yielded before stay valid."""
+        if self._window:
+            self._window.close()
+        if self.path != STDIN:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, mapped: bool = True) -> Capture:
+    """Open a pcap or pcapng capture, plain or compressed with gzip or zstd; the content tells which.
+
+    Args:
+        path: a file or a named pipe; ``-`` is standard input.
+        chunk_octets: bytes held in memory at a time where the capture is read as a stream.
+        mapped: whether a plain file is mapped into memory rather than read as a stream.
+
+    Raises:
+        InputError: it is missing, unreadable, empty, no capture, or its link type is not supported.
+    """
+    if path == STDIN:
+        file = sys.stdin.buffer
+        return Capture(path, getattr(file, "raw", file), None, chunk_octets, mapped)
+    try:
+        opened = Path(path).open("rb", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{path}: {_reason(error)}") from None
+    status = Path(path).stat()
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    try:
+        return Capture(path, opened, size, chunk_octets, mapped)  # type: ignore[arg-type]
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "is a directory, not a capture"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return f"cannot be opened: {error.strerror or error}"
+
+
+def _read_head(file: BinaryIO) -> bytes:
+    head = b""
+    while len(head) < MAGIC_OCTETS:
+        data = file.read(MAGIC_OCTETS - len(head))
+        if not data:
+            break
+        head += data
+    return head
+
+
+def _reader_for(window: Window) -> Reader:
+    """Return the reader of the format that the first bytes tell; raises ValueError where it is none."""
+    while window.end - window.start < 4 and window.more():
+        pass
+    head = window.raw[window.start : window.start + 4].tobytes()
+    if is_pcap(head):
+        return PcapReader(window)
+    raise ValueError("is neither a pcap nor a pcapng capture")
