@@ -22,7 +22,9 @@ _POLL_S = 0.5
 def main(arguments: list[str] | None = None) -> int:
     """Run the broker that the command line names; return the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell starts what it puts in the background with it ignored.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, _interrupt)
     try:
         if options.kind == "embedded":
             _run_embedded(options)

@@ -44,7 +44,10 @@ def produce(bootstrap: str, topic: str, values: list[bytes], partition: int = 0)
 
 def consume(bootstrap: str, topic: str, count: int, partition: int = 0) -> list[bytes]:
     """Return the first ``count`` values of a partition, fewer when they do not come within 30 s."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "auto.offset.reset": "error"})
+    consumer = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": "reader",
+        "enable.auto.commit": False, "auto.offset.reset": "error",
+    })  # fmt: skip
     consumer.assign([TopicPartition(topic, partition, 0)])
     read: list[bytes] = []
     deadline = time.monotonic() + 30
