@@ -40,9 +40,19 @@ _MAX_TAGS = 8
 _MAX_LABELS = 16
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
     """Return where IP starts in the frame ``raw[at:end]``, or minus the reason for skipping it."""
+    if link_type == ETHERNET and end - at >= 14:
+        kind = u16_big(raw, at + 12)
+        if kind in (_IP4, _IP6):
+            return at + 14
+    return _ip_start(raw, at, end, link_type)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
+    """Return the same for any frame."""
     if link_type == ETHERNET:
         return _after_type(raw, at + 12, end)
     if link_type in (RAW, RAW_OPENBSD, RAW_BSD, IPV4, IPV6):

@@ -7,35 +7,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Self
 
 from producers.columns import PacketColumns, allocate
 from producers.decoder.kernel import writable
-from producers.decoder.network import DecodeState, allocate_state
+from producers.decoder.network import allocate_state
 from producers.decoder.reasons import UNKNOWN_LINK_TYPE, DecodeCounters, counters_of
 from producers.sources.pcap import PcapReader, is_pcap
+from producers.sources.pcapng import PcapngReader, is_pcapng
+from producers.sources.reader import Reader, need
 from producers.sources.window import CHUNK_OCTETS, MAGIC_OCTETS, CorruptStream, Window, open_window
 from schemas.errors import InputError
 
 STDIN = "-"
-
-
-class Reader(Protocol):
-    """Decodes the records of one capture format out of a window."""
-
-    def fill(self, columns: PacketColumns, state: DecodeState) -> int:
-        """Write packets into the columns (``writable`` ones) until they are full; return how many.
-
-        Fewer packets mean the end of the capture, or that a live stream would have to be waited for.
-        """
-
-    @property
-    def at_end(self) -> bool:
-        """Return whether nothing can follow."""
-
-    @property
-    def warning(self) -> str:
-        """Return what is wrong with the end of the capture; empty where nothing is."""
 
 
 class Capture:
@@ -162,9 +146,10 @@ def _read_head(file: BinaryIO) -> bytes:
 
 def _reader_for(window: Window) -> Reader:
     """Return the reader of the format that the first bytes tell; raises ValueError where it is none."""
-    while window.end - window.start < 4 and window.more():
-        pass
-    head = window.raw[window.start : window.start + 4].tobytes()
+    need(window, 4)
+    head = window.raw[window.start : window.end][:4].tobytes()
     if is_pcap(head):
         return PcapReader(window)
+    if is_pcapng(head):
+        return PcapngReader(window)
     raise ValueError("is neither a pcap nor a pcapng capture")

@@ -14,16 +14,11 @@ from producers.decoder.kernel import Frames, allocate_frames, decode_frames
 from producers.decoder.link import LINK_TYPES
 from producers.decoder.network import DecodeState
 from producers.decoder.octets import u32
-from producers.decoder.reasons import ABSURD_LENGTH, CUT_RECORD, counters_of
-from producers.sources.window import CorruptStream, Window
+from producers.decoder.reasons import ABSURD_LENGTH, CUT_RECORD
+from producers.sources.reader import ABSURD, FULL, MAX_CAPTURED, NEEDS_MORE, Reader, need
+from producers.sources.window import Window
 
 HEADER_OCTETS = 24
-MAX_CAPTURED = 262_144
-"""Largest record of a sane capture (libpcap's MAXIMUM_SNAPLEN)."""
-
-# What stopped a kernel.
-FULL, NEEDS_MORE, STOPPED = 0, 1, 2
-
 # Magic as the first four bytes read big-endian -> (big-endian, nanoseconds, octets of a record header).
 _MAGIC = {
     0xA1B2C3D4: (True, False, 16),
@@ -76,7 +71,7 @@ def walk_pcap(
             return at, count, NEEDS_MORE
         captured = u32(raw, at + 8, big)
         if captured > MAX_CAPTURED:
-            return at, count, STOPPED
+            return at, count, ABSURD
         if end - at - head < captured:
             return at, count, NEEDS_MORE
         frames.start[count] = at + head
@@ -104,71 +99,37 @@ def decode_pcap(
 
     Returns:
         The next record's position, the row after the last one written, and what stopped: FULL (no room),
-        NEEDS_MORE (the record is not complete before ``end``) or STOPPED (an absurd length, counted here).
+        NEEDS_MORE (the record is not complete before ``end``) or ABSURD (an absurd length, counted here).
     """
     rows = len(out.time_ns)
     stopped = FULL
     while stopped == FULL and row < rows:
         at, count, stopped = walk_pcap(raw, at, end, header, frames, min(len(frames.start), rows - row))
         row = decode_frames(raw, frames, count, out, row, state)
-    if stopped == STOPPED:
+    if stopped == ABSURD:
         state.counts[ABSURD_LENGTH] += 1
     return at, row, stopped
 
 
-class PcapReader:
-    """Reads a classic pcap out of a window."""
+class PcapReader(Reader):
+    """Reads a classic pcap."""
 
     def __init__(self, window: Window) -> None:
-        while window.end - window.start < HEADER_OCTETS and window.more():
-            pass
-        self._window = window
-        self._header = parse_header(window.raw[window.start : window.start + HEADER_OCTETS].tobytes())
+        super().__init__(window)
+        need(window, HEADER_OCTETS)
+        self._header = parse_header(window.raw[window.start : window.end][:HEADER_OCTETS].tobytes())
         window.start += HEADER_OCTETS
         self._frames = allocate_frames()
-        self.at_end = False
-        self.warning = ""
 
-    def fill(self, columns: PacketColumns, state: DecodeState) -> int:
-        """Write packets into the columns until they are full; return how many (see ``capture.Reader``)."""
-        window, row = self._window, 0
-        while True:
-            window.start, row, stopped = decode_pcap(
-                window.raw, window.start, window.end, self._header, self._frames, columns, row, state
-            )
-            if stopped == FULL or (window.live and row):
-                return row
-            if stopped == STOPPED:
-                self._end(state, f"has a record of absurd length: packet {_read(state)}")
-                return row
-            if not self._more(state):
-                return row
+    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+        window = self.window
+        window.start, row, stopped = decode_pcap(
+            window.raw, window.start, window.end, self._header, self._frames, columns, row, state
+        )
+        return row, stopped
 
-    def _more(self, state: DecodeState) -> bool:
-        window = self._window
-        try:
-            if window.more():
-                return True
-            fault = ""
-        except CorruptStream as error:
-            fault = f"{error}; "
-        left = window.end - window.start
-        if left >= self._header.record_octets:
-            state.counts[CUT_RECORD] += 1
-            fault += f"ends inside packet {_read(state)}"
-        elif left:
-            fault += f"ends inside the header of packet {_read(state) + 1}"
-        elif fault:
-            fault += f"ends after packet {_read(state)}"
-        self._end(state, fault)
-        return False
-
-    def _end(self, state: DecodeState, warning: str) -> None:
-        self.at_end = True
-        if warning:
-            position = self._window.origin + self._window.start
-            self.warning = f"{warning} at byte {position}"
-
-
-def _read(state: DecodeState) -> int:
-    return counters_of(state.counts).read
+    def _count_cut(self, state: DecodeState) -> bool:
+        if self.window.end - self.window.start < self._header.record_octets:
+            return False
+        state.counts[CUT_RECORD] += 1
+        return True

@@ -97,7 +97,7 @@ class StreamWindow(Window):
     def more(self) -> bool:
         """Move the unread bytes to the front, and fill the rest (of a live stream: with what there is)."""
         kept = self._bytes[self.start : self.end]
-        if len(kept) > len(self._bytes) - self._chunk // 2:
+        if len(kept) >= len(self._bytes) - self._chunk // 2:
             self._allocate(len(kept) + self._chunk)
         self._bytes[: len(kept)] = kept
         self.origin += self.start

@@ -1,0 +1,84 @@
+"""What the readers of all capture formats share: decode until full, read on, tell how the capture ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from producers.columns import PacketColumns
+from producers.decoder.network import DecodeState
+from producers.decoder.reasons import counters_of
+from producers.sources.window import CorruptStream, Window
+
+MAX_CAPTURED = 262_144
+"""Largest packet of a sane capture, in octets (libpcap's MAXIMUM_SNAPLEN)."""
+
+# What stopped a kernel: the columns are full; a record is not complete; a length is absurd; a block that
+# Python has to look at.
+FULL, NEEDS_MORE, ABSURD, CONTROL = 0, 1, 2, 3
+
+
+class Reader(ABC):
+    """Decodes the records of a capture out of a window."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.at_end = False
+        """Whether nothing can follow."""
+        self.warning = ""
+        """What is wrong with the capture's end; empty where nothing is."""
+
+    def fill(self, columns: PacketColumns, state: DecodeState) -> int:
+        """Write packets into the columns (``writable`` ones) until they are full; return how many.
+
+        Fewer packets mean the end of the capture, or that a live stream would have to be waited for.
+        """
+        window, row = self.window, 0
+        while not self.at_end:
+            row, stopped = self._decode(columns, row, state)
+            if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):
+                break
+            if stopped == ABSURD:
+                self._end(f"has an absurd length after packet {_read(state)}, and was read up to there:")
+            elif stopped == NEEDS_MORE:
+                self._read_on(state)
+        return row
+
+    @abstractmethod
+    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+        """Decode from ``row`` on, moving ``window.start``; return the next row and what stopped."""
+
+    @abstractmethod
+    def _count_cut(self, state: DecodeState) -> bool:
+        """Count the packet that the capture's last bytes begin; return False where they do not begin one."""
+
+    def _read_on(self, state: DecodeState) -> None:
+        window, fault = self.window, ""
+        try:
+            if window.more():
+                return
+        except CorruptStream as error:
+            fault = f"{error}; "
+        before = _read(state)
+        if self._count_cut(state):
+            self._end(f"{fault}ends inside packet {before + 1}")
+        elif fault or window.end > window.start:
+            self._end(f"{fault}ends after packet {before}, not at the end of a record,")
+        else:
+            self._end("")
+
+    def _end(self, warning: str) -> None:
+        self.at_end = True
+        if warning:
+            self.warning = f"{warning} at byte {self.window.origin + self.window.start}"
+
+
+def need(window: Window, octets: int) -> bool:
+    """Read on until the window holds that many unread bytes; return False where the capture ends before."""
+    while window.end - window.start < octets:
+        if not window.more():
+            return False
+    return True
+
+
+def _read(state: DecodeState) -> int:
+    return counters_of(state.counts).read
