@@ -17,7 +17,7 @@ from schemas.flow_key import partition_of
 from schemas.packets import COLUMNS, FLOW_COLUMNS, MAX_PACKETS, PACKET_COLUMNS
 
 NOTHING_PENDING = np.iinfo(np.int64).max
-"""Value of ``Batcher.oldest_ns`` where a partition holds no packet."""
+"""Value of ``Batcher.since_ns`` where a partition holds no packet."""
 
 _INDEX_BITS = np.uint64(16)
 _INDEX_MASK = np.uint64(0xFFFF)
@@ -32,7 +32,7 @@ class _Accumulators(NamedTuple):
 
     packets: NDArray[np.int64]
     flows: NDArray[np.int64]
-    oldest_ns: NDArray[np.int64]
+    since_ns: NDArray[np.int64]
     generation: NDArray[np.uint64]
     slots: NDArray[np.uint64]
     flow_hash: NDArray[np.uint64]
@@ -59,6 +59,7 @@ def _assign(
     address_a: NDArray[np.uint64],
     address_b: NDArray[np.uint64],
     start: int,
+    now_ns: int,
     acc: _Accumulators,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
@@ -68,12 +69,12 @@ def _assign(
     Returns (next row, that partition or -1). The arrays are taken out of their tuples first: reaching into a
     tuple inside the loop would count a reference up and down, atomically, at each access.
     """
-    packets, flows, oldest_ns, generations = acc.packets, acc.flows, acc.oldest_ns, acc.generation
+    packets, flows, since_ns, generations = acc.packets, acc.flows, acc.since_ns, acc.generation
     slots, flow_index = acc.slots, acc.flow_index
     hashes, flow_a, flow_b = acc.flow_hash, acc.address_a, acc.address_b
     port_a, port_b, protocol, ip_version = acc.port_a, acc.port_b, acc.protocol, acc.ip_version
     new_hash, new_port_a, new_port_b = new.flow_hash, new.port_a, new.port_b
-    new_protocol, new_ip_version, new_time_ns = new.protocol, new.ip_version, new.time_ns
+    new_protocol, new_ip_version = new.protocol, new.ip_version
     partitions, capacity = flow_index.shape
     mask = np.uint64(slots.shape[1] - 1)
     for row in range(start, len(new_hash)):
@@ -111,7 +112,7 @@ def _assign(
         k = packets[p]
         packets[p] = k + 1
         if k == 0:
-            oldest_ns[p] = new_time_ns[row]
+            since_ns[p] = now_ns
         flow_index[p, k] = f
         partition[row] = p
         position[row] = k
@@ -126,12 +127,13 @@ def _distribute(
     address_a: NDArray[np.uint64],
     address_b: NDArray[np.uint64],
     start: int,
+    now_ns: int,
     acc: _Accumulators,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
 ) -> tuple[int, int]:
     """Append rows from ``start`` on until a partition is full; return (next row, that partition or -1)."""
-    stop, full = _assign(new, address_a, address_b, start, acc, partition, position)
+    stop, full = _assign(new, address_a, address_b, start, now_ns, acc, partition, position)
     time_ns, octets, header_octets, tcp_window = acc.time_ns, acc.octets, acc.header_octets, acc.tcp_window
     tcp_flags, ttl, direction = acc.tcp_flags, acc.ttl, acc.direction
     new_time_ns, new_octets, new_header_octets = new.time_ns, new.octets, new.header_octets
@@ -184,7 +186,7 @@ class Batcher:
         self._acc = _Accumulators(
             packets=np.zeros(partitions, dtype=np.int64),
             flows=np.zeros(partitions, dtype=np.int64),
-            oldest_ns=np.full(partitions, NOTHING_PENDING, dtype=np.int64),
+            since_ns=np.full(partitions, NOTHING_PENDING, dtype=np.int64),
             generation=np.ones(partitions, dtype=np.uint64),
             slots=np.zeros((partitions, slots), dtype=np.uint64),
             **kept,
@@ -196,18 +198,19 @@ class Batcher:
         return self._acc.packets
 
     @property
-    def oldest_ns(self) -> NDArray[np.int64]:
-        """Event time of each partition's first waiting packet, or NOTHING_PENDING; a view that moves on."""
-        return self._acc.oldest_ns
+    def since_ns(self) -> NDArray[np.int64]:
+        """When each partition's first waiting packet was added, or NOTHING_PENDING; a view that moves on."""
+        return self._acc.since_ns
 
     @property
     def state_bytes(self) -> int:
         """Memory that the accumulators take."""
         return sum(array.nbytes for array in self._acc)
 
-    def add(self, columns: PacketColumns) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    def add(self, columns: PacketColumns, now_ns: int = 0) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Take in packets and yield (partition, columns of a full batch) whenever a partition is full.
 
+        ``now_ns`` is the time by the caller's clock for the linger; ``since_ns`` gives it back.
         The yielded arrays are views that hold until the next step. Exhaust the iterator: the packets after an
         abandoned step are not taken in.
         """
@@ -215,7 +218,9 @@ class Batcher:
         row, rows = 0, columns.packets
         partition, position = np.empty(rows, dtype=np.uint16), np.empty(rows, dtype=np.uint16)
         while row < rows:
-            row, full = _distribute(columns, address_a, address_b, row, self._acc, partition, position)
+            row, full = _distribute(
+                columns, address_a, address_b, row, now_ns, self._acc, partition, position
+            )
             if full >= 0:
                 yield full, self._views(full)
                 self._clear(full)
@@ -228,8 +233,8 @@ class Batcher:
                 self._clear(p)
 
     def overdue(self, before_ns: int) -> list[int]:
-        """Return the partitions whose first waiting packet has an event time of at most ``before_ns``."""
-        due = np.flatnonzero((self._acc.packets > 0) & (self._acc.oldest_ns <= before_ns))
+        """Return the partitions whose first waiting packet was added at ``before_ns`` or earlier."""
+        due = np.flatnonzero((self._acc.packets > 0) & (self._acc.since_ns <= before_ns))
         return [int(p) for p in due]
 
     def _views(self, p: int) -> dict[str, NDArray[Any]]:
@@ -243,5 +248,5 @@ class Batcher:
         acc = self._acc
         acc.packets[p] = 0
         acc.flows[p] = 0
-        acc.oldest_ns[p] = NOTHING_PENDING
+        acc.since_ns[p] = NOTHING_PENDING
         acc.generation[p] += np.uint64(1)

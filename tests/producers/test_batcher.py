@@ -104,19 +104,20 @@ def test_a_batch_survives_encoding() -> None:
         assert all(np.array_equal(back.columns[name], views[name]) for name in views)
 
 
-def test_pending_oldest_and_overdue_follow_what_waits() -> None:
+def test_pending_since_and_overdue_follow_what_waits() -> None:
     batcher = Batcher(1, 100)
     assert batcher.overdue(NOTHING_PENDING) == []
     columns = packets(150)
-    assert [len(v["time_ns"]) for _, v in kept(batcher.add(columns))] == [100]
+    assert kept(batcher.add(columns.part(0, 60), now_ns=5)) == []
+    assert batcher.since_ns.tolist() == [5]
+    assert [len(v["time_ns"]) for _, v in kept(batcher.add(columns.part(60, 150), now_ns=8))] == [100]
     assert batcher.pending.tolist() == [50]
-    oldest = int(columns.time_ns[100])
-    assert batcher.oldest_ns.tolist() == [oldest]
-    assert batcher.overdue(oldest - 1) == []
-    assert batcher.overdue(oldest) == [0]
+    assert batcher.since_ns.tolist() == [8]
+    assert batcher.overdue(7) == []
+    assert batcher.overdue(8) == [0]
     assert len(kept(batcher.flush(0))) == 1
     assert batcher.pending.tolist() == [0]
-    assert batcher.oldest_ns.tolist() == [NOTHING_PENDING]
+    assert batcher.since_ns.tolist() == [NOTHING_PENDING]
     assert kept(batcher.flush()) == []
 
 

@@ -1,0 +1,255 @@
+"""The producer that every stage publishes through: idempotent, bounded, and every message accounted for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from producers.config import BusSettings
+from schemas.errors import BusError
+
+MAX_MESSAGE_BYTES = 1_000_000
+"""Most bytes in a message or request: what an unconfigured broker takes, and the embedded one keeps."""
+
+_POLL_EVERY = 64
+_METADATA_TRY_S = 1.0
+_RETRY_S = 0.25
+_FLUSH_SLICE_S = 0.2
+
+
+class Sink(Protocol):
+    """Where a stage publishes to: the bus, or a list in a test."""
+
+    acked: int
+    failed: int
+    sent_bytes: int
+    acked_items: int
+    failed_items: int
+
+    @property
+    def sent(self) -> int:
+        """Messages handed over."""
+
+    @property
+    def outstanding(self) -> int:
+        """Messages neither acknowledged nor failed."""
+
+    def produce(
+        self, topic: str, value: bytes, partition: int | None = None, key: str | None = None, items: int = 0
+    ) -> None:
+        """Hand over a message that stands for ``items`` packets or rows."""
+
+    def check(self) -> None:
+        """Raise BusError if a message failed."""
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until every message has its answer; return how many have none."""
+
+
+class _LogCounter(logging.Handler):
+    """Keeps librdkafka's log lines off the user's screen: counts them and remembers the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = 0
+        self.last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a line."""
+        self.lines += 1
+        self.last = record.getMessage()
+
+
+class BusProducer:
+    """One librdkafka producer: nothing is lost without being counted.
+
+    ``sent`` messages are ``acked + failed + outstanding``; the same holds for the items (packets, rows) that
+    messages were said to hold. When the queue is full, ``produce`` waits for room; it never drops. Not for
+    several threads at once.
+    """
+
+    def __init__(self, settings: BusSettings) -> None:
+        self.settings = settings
+        self.acked = self.failed = self.sent_bytes = 0
+        self.acked_items = self.failed_items = 0
+        self.first_error: str | None = None
+        self.full_waits = 0
+        self._sent = 0
+        self._fatal: str | None = None
+        self._trouble = ""
+        self.log = _LogCounter()
+        logger = logging.Logger("flowgauge.bus", logging.INFO)
+        logger.addHandler(self.log)
+        try:
+            self._producer = Producer({**_properties(settings), "error_cb": self._on_error}, logger=logger)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise BusError(f"bus {settings.bootstrap}: {_reason(error)}") from error
+        self._on_delivery = partial(self._delivered, items=0)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() and self._fatal is None:
+            self._fatal = error.str()
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            # "host:port/bootstrap: Connect to … failed: Connection refused (after 0ms in state CONNECT…)"
+            self._trouble = error.str().split(" (after ")[0]
+
+    def _error(self, text: str) -> BusError:
+        return BusError(f"bus {self.settings.bootstrap}: {text}")
+
+    def connect(
+        self, *, stop: threading.Event | None = None, on_wait: Callable[[str], None] | None = None
+    ) -> bool:
+        """Wait for a broker, at most ``connect_timeout_s``; return False if ``stop`` was set meanwhile.
+
+        ``on_wait`` is told once, in one line, that the broker does not answer yet.
+
+        Raises:
+            BusError: no broker answered in time.
+        """
+        timeout_s = self.settings.connect_timeout_s
+        deadline = time.monotonic() + timeout_s
+        reason = "no answer"
+        while (left := deadline - time.monotonic()) > 0:
+            if stop is not None and stop.is_set():
+                return False
+            try:
+                self._producer.list_topics(timeout=min(_METADATA_TRY_S, left))
+            except KafkaException as error:
+                reason = _reason(error)
+            else:
+                return True
+            self._producer.poll(0)
+            reason = self._trouble or reason
+            if on_wait is not None:
+                on_wait(f"bus {self.settings.bootstrap}: {reason}; trying for {timeout_s:g} s")
+                on_wait = None
+            time.sleep(max(0.0, min(_RETRY_S, deadline - time.monotonic())))
+        raise self._error(f"no broker answered within {timeout_s:g} s ({reason})")
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions a topic has, 0 if it does not exist; never creates it.
+
+        Raises:
+            BusError: the broker does not answer.
+        """
+        try:
+            found = self._producer.list_topics(timeout=self.settings.connect_timeout_s).topics.get(topic)
+        except KafkaException as error:
+            raise self._error(_reason(error)) from error
+        return 0 if found is None or found.error is not None else len(found.partitions)
+
+    def require(self, topic: str, partitions: int) -> None:
+        """Raise BusError unless a topic exists with exactly so many partitions."""
+        found = self.partitions(topic)
+        if found == 0:
+            raise self._error(f"there is no topic {topic}; create it first")
+        if found != partitions:
+            raise self._error(f"topic {topic} has {found} partitions, not {partitions} as in the settings")
+
+    def produce(
+        self, topic: str, value: bytes, partition: int | None = None, key: str | None = None, items: int = 0
+    ) -> None:
+        """Hand a message to the bus; waits while the queue is full.
+
+        Args:
+            topic: full name, prefix included.
+            value: the encoded message, at most MAX_MESSAGE_BYTES.
+            partition: where to; without it the key decides.
+            key: key of the message.
+            items: packets or rows in the message, counted when it is acknowledged.
+
+        Raises:
+            BusError: the message is refused at once, or the queue did not move for the delivery timeout.
+        """
+        callback = partial(self._delivered, items=items) if items else self._on_delivery
+        where = -1 if partition is None else partition
+        deadline = 0.0
+        while True:
+            try:
+                self._producer.produce(topic, value, key, where, callback)
+                break
+            except BufferError:
+                self.full_waits += 1
+                now = time.monotonic()
+                deadline = deadline or now + self.settings.delivery_timeout_s + 5
+                if now > deadline:
+                    reason = self.first_error or self._trouble or "no answer"
+                    raise self._error(f"the queue stays full; {reason}") from None
+                self._producer.poll(0.05)
+            except KafkaException as error:
+                refused = f"topic {topic} refuses {len(value):,} bytes: {_reason(error)}"
+                raise self._error(refused) from error
+        self._sent += 1
+        self.sent_bytes += len(value)
+        if self._sent % _POLL_EVERY == 0:
+            self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, message: Any, items: int) -> None:
+        if error is None:
+            self.acked += 1
+            self.acked_items += items
+            return
+        self.failed += 1
+        self.failed_items += items
+        if self.first_error is None:
+            self.first_error = f"topic {message.topic()} [{message.partition()}]: {error.str()}"
+
+    @property
+    def sent(self) -> int:
+        """Messages handed over since the start."""
+        return self._sent
+
+    @property
+    def outstanding(self) -> int:
+        """Messages neither acknowledged nor failed."""
+        return self._sent - self.acked - self.failed
+
+    def check(self) -> None:
+        """Take in the broker's answers; call it now and then, also when nothing is produced.
+
+        Raises:
+            BusError: a message was not delivered, or the producer cannot go on.
+        """
+        self._producer.poll(0)
+        if self._fatal is not None:
+            raise self._error(self._fatal)
+        if self.first_error is not None:
+            raise self._error(f"{self.failed:,} messages not delivered; {self.first_error}")
+
+    def flush(self, timeout_s: float) -> int:
+        """Send what waits and take in the answers; return how many messages have none after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while self.outstanding and (left := deadline - time.monotonic()) > 0:
+            self._producer.flush(min(_FLUSH_SLICE_S, left))
+        return self.outstanding
+
+
+def _properties(settings: BusSettings) -> dict[str, Any]:
+    """Return the librdkafka properties; those the user gives in ``client`` come last and win."""
+    return {
+        "bootstrap.servers": settings.bootstrap,
+        "client.id": "flowgauge",
+        "enable.idempotence": True,
+        "linger.ms": settings.linger_ms,
+        "compression.type": settings.compression,
+        "batch.size": MAX_MESSAGE_BYTES,
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+        "queue.buffering.max.kbytes": settings.queue_kbytes,
+        "queue.buffering.max.messages": 1_000_000,
+        "message.timeout.ms": int(settings.delivery_timeout_s * 1000),
+        "reconnect.backoff.max.ms": 2000,
+        "log_level": 4,
+        **settings.client,
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """Return what librdkafka says was wrong, as one line."""
+    first = error.args[0] if error.args else error
+    return first.str() if isinstance(first, KafkaError) else " ".join(str(first).split())
