@@ -1,0 +1,1 @@
+"""Flow state on the bus: the flow table, features, windows, and the Faust app that feeds them."""

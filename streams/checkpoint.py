@@ -1,0 +1,79 @@
+"""A partition's flow state as bytes, and back: what one worker leaves for the next."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import zstandard
+
+from schemas.errors import CodecError
+from streams.partition import Partition, ProbeState
+from streams.plan import Plan
+from streams.probe_flows import ProbeFlows
+
+LEVEL = 1
+"""zstd's fastest ordinary level: rows are mostly zeros, and a handover should not take long."""
+MAX_BYTES = 8 << 30
+_LENGTH = struct.Struct("<I")
+
+
+def save(partition: Partition) -> bytes:
+    """Return the partition's state: for each probe its clock, sequence numbers and open flows."""
+    head, bodies = [], []
+    for name, probe in partition.probes.items():
+        rows = probe.flows.save()
+        bodies.append(rows.tobytes())
+        head.append(
+            {
+                "probe": name,
+                "rows": len(rows),
+                "watermark_ns": probe.flows.watermark_ns,
+                "sequences": list(probe.sequences.items()),
+                "replayed": probe.replayed,
+                "counters": probe.flows.counters.tolist(),
+                "clock_steps": probe.flows.clock_steps,
+            }
+        )
+    text = json.dumps({"layout": partition.plan.layout, "probes": head, "counters": partition.counters})
+    raw = b"".join([_LENGTH.pack(len(text)), text.encode(), *bodies])
+    return zstandard.ZstdCompressor(level=LEVEL).compress(raw)
+
+
+def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
+    """Return the partition that ``save`` wrote.
+
+    Raises:
+        CodecError: damaged, or written with other features or table bounds than the plan's.
+    """
+    try:
+        return _load(data, plan, number, monotonic_ns)
+    except (zstandard.ZstdError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise CodecError(f"flow state of partition {number} cannot be read: {error}") from error
+
+
+def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
+    raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES)
+    (size,) = _LENGTH.unpack_from(raw)
+    head = json.loads(raw[_LENGTH.size : _LENGTH.size + size])
+    if head["layout"] != plan.layout:
+        raise CodecError(f"flow state of partition {number} was made with other features or windows")
+    partition = Partition(plan, number)
+    partition.counters.update(head["counters"])
+    at = _LENGTH.size + size
+    for entry in head["probes"]:
+        if entry["rows"] > plan.settings.max_flows:
+            raise CodecError(
+                f"flow state of partition {number} holds {entry['rows']} flows, "
+                f"more than streams.max_flows = {plan.settings.max_flows}"
+            )
+        rows = np.frombuffer(raw, plan.row_dtype, entry["rows"], at)
+        at += rows.nbytes
+        flows = ProbeFlows(plan, entry["probe"])
+        flows.load(rows, entry["watermark_ns"])
+        flows.counters[:] = entry["counters"]
+        flows.clock_steps = entry["clock_steps"]
+        sequences = {int(epoch): int(sequence) for epoch, sequence in entry["sequences"]}
+        partition.probes[entry["probe"]] = ProbeState(flows, sequences, monotonic_ns, entry["replayed"])
+    return partition

@@ -1,0 +1,103 @@
+"""Settings of the flows agent and its flow table."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.settings import Settings
+
+Kind = Literal["early", "window", "flow"]
+
+
+class RepresentationSettings(Settings):
+    """A named set of features and when it is emitted."""
+
+    name: str = Field(description="Name of the representation; its topic is features.<name>.")
+    kind: Kind = Field(
+        description="When rows are made: early (packet 1 and packet `depth`), window (end of each tumbling "
+        "window), flow (end of the flow)."
+    )
+    features: tuple[str, ...] = Field(description="Features computed, by name; nothing else is.")
+    depth: int = Field(default=8, ge=1, le=64, description="Packets after which an early row is made again.")
+    every_s: float = Field(
+        default=1.0, ge=0.01, le=3600, description="Length of the tumbling windows in seconds."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
+            raise ValueError("a representation's name is lower-case letters, digits and underscores")
+        return name
+
+    @property
+    def every_ns(self) -> int:
+        """Return the length of the windows in ns."""
+        return round(self.every_s * 1e9)
+
+
+DEFAULT_REPRESENTATIONS = (
+    RepresentationSettings(
+        name="early",
+        kind="early",
+        features=("protocol", "packet_sequence", "flag_sequence", "ttl", "tcp_window"),
+    ),
+    RepresentationSettings(
+        name="window", kind="window", features=("totals", "size_statistics", "gap_statistics")
+    ),
+    RepresentationSettings(
+        name="flow", kind="flow", features=("protocol", "totals", "size_statistics", "gap_statistics")
+    ),
+)
+
+
+class StreamsSettings(Settings):
+    """The flows agent: timeouts in event time, bounds, representations."""
+
+    idle_timeout_s: float = Field(
+        default=60.0, gt=0, le=86400, description="Silence in seconds after which a flow ends."
+    )
+    active_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        le=604800,
+        description="Age in seconds at which a flow is reported and begun anew.",
+    )
+    tcp_linger_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="Seconds a TCP connection may still be heard of after FIN both ways or RST.",
+    )
+    lateness_s: float = Field(
+        default=0.2,
+        ge=0,
+        le=60,
+        description="How far, in seconds, a probe's packets may come out of order without counting as late.",
+    )
+    silence_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="Seconds of wall clock without a batch after which event time goes on by the wall clock.",
+    )
+    max_flows: int = Field(
+        default=1 << 18,
+        ge=16,
+        le=1 << 26,
+        description="Most open flows per probe and partition; beyond, the longest silent of a few is evicted.",
+    )
+    representations: tuple[RepresentationSettings, ...] = Field(
+        default=DEFAULT_REPRESENTATIONS, description="What is computed about each flow, and when."
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> StreamsSettings:
+        names = [r.name for r in self.representations]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"two representations are named {twice.pop()!r}")
+        return self

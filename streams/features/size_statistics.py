@@ -1,0 +1,48 @@
+"""Statistics of packet lengths over both directions: mean, standard deviation, minimum, maximum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from streams.feature import Feature, FeatureColumn, Packet, Totals
+
+FEATURE = Feature(
+    name="size_statistics",
+    doc="How long the packets are (IP octets, both directions).",
+    # A float64 sum of squares is exact up to 2^53, some 2 million full-size packets, and good to 1e-16 beyond.
+    state=lambda depth: [("squares", "f8"), ("least", "u2"), ("most", "u2")],
+    columns=lambda depth: [
+        FeatureColumn("octets_mean", "octets", "mean packet length"),
+        FeatureColumn("octets_std", "octets", "population standard deviation of the packet length"),
+        FeatureColumn("octets_min", "octets", "shortest packet"),
+        FeatureColumn("octets_max", "octets", "longest packet; 65,535 stands for all beyond"),
+    ],
+)
+
+
+@njit(cache=True, nogil=True)
+def update(state: Any, packet: Packet) -> None:
+    """Fold a packet in."""
+    octets = min(packet.octets, 65535)
+    # A squares of 0 marks the fresh state: no accepted packet has 0 octets.
+    if state.squares == 0.0 or octets < state.least:
+        state.least = octets
+    if octets > state.most:
+        state.most = octets
+    state.squares += float(packet.octets) * float(packet.octets)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
+    """Write the columns of ``FEATURE``."""
+    packets = max(1.0, float(totals.packets_fwd + totals.packets_rev))
+    mean = float(totals.octets_fwd + totals.octets_rev) / packets
+    variance = state.squares / packets - mean * mean
+    out[at] = mean
+    out[at + 1] = np.sqrt(variance) if variance > 0 else 0.0
+    out[at + 2] = state.least
+    out[at + 3] = state.most

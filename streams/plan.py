@@ -1,0 +1,73 @@
+"""A plan: the settings of the flows agent made ready to run, with the kernel and its output buffers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import Array
+from streams.codegen import load_kernel, resolve, row_dtype
+from streams.config import StreamsSettings
+from streams.constants import ROOM, Limits
+from streams.rows import IDENTITY, columns_from
+
+MAX_ROWS = 2048
+MAX_MESSAGE_BYTES = 900_000
+"""Bound on a feature batch, below the broker's 1 MiB with room for the head."""
+
+
+class Out(NamedTuple):
+    """Buffers the kernel writes a representation's rows to."""
+
+    identity: NDArray[Any]
+    features: NDArray[np.float32]
+
+
+class Plan:
+    """What to compute: representations, limits, the row's layout, the kernel. Shared by all flow tables.
+
+    The buffers are shared too, so a plan serves one thread.
+    """
+
+    def __init__(self, settings: StreamsSettings) -> None:
+        """Compile (or load from the cache) the kernel; raises SettingsError for an unknown feature."""
+        self.settings = settings
+        self.representations = resolve(settings.representations)
+        self.row_dtype = row_dtype(self.representations)
+        self.kernel = load_kernel(self.representations)
+        self.limits = Limits(
+            idle_ns=round(settings.idle_timeout_s * 1e9),
+            active_ns=round(settings.active_timeout_s * 1e9),
+            linger_ns=round(settings.tcp_linger_s * 1e9),
+            lateness_ns=round(settings.lateness_s * 1e9),
+            step_back_ns=round(max(settings.idle_timeout_s, settings.lateness_s) * 1e9),
+        )
+        rows = self._buffer_rows()
+        self.outs = tuple(
+            Out(np.zeros(rows, IDENTITY), np.zeros((rows, len(rep.names)), np.float32))
+            for rep in self.representations
+        )
+        self.filled = np.zeros(len(self.representations), np.int64)
+
+    def _buffer_rows(self) -> int:
+        """Return how many rows fit a message of the widest representation."""
+        widest = max((len(rep.names) for rep in self.representations), default=0)
+        return max(ROOM + 1, min(MAX_ROWS, MAX_MESSAGE_BYTES // (IDENTITY.itemsize + 4 * widest)))
+
+    @property
+    def layout(self) -> str:
+        """Return a digest of what saved rows depend on: equal layouts can take over each other's state."""
+        shape = repr((self.row_dtype.descr, [r.settings.model_dump() for r in self.representations]))
+        return hashlib.sha256(shape.encode()).hexdigest()[:16]
+
+    def drain(self) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Yield (representation number, columns) of the rows in the buffers, and empty them."""
+        for number, rows in enumerate(self.filled.tolist()):
+            if rows:
+                out = self.outs[number]
+                yield number, columns_from(out.identity[:rows], out.features[:rows])
+        self.filled[:] = 0

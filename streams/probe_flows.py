@@ -1,0 +1,181 @@
+"""The open flows of one probe in one partition: the flow table and the event-time clock that closes flows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import Array
+from schemas.flow_key import probe_hash_of
+from schemas.packets import MAX_PACKETS
+from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
+from streams.plan import Plan
+from streams.table import ACTIVE, HIGH_WATER, NEVER_NS, WATERMARK, new_table, used_bytes
+
+SWEEP_ROWS = 4096
+"""Least rows looked at after each batch. A few times the packets of a batch keeps the cost of closing flows
+below that of counting them, and still goes round a table of a million flows in a few dozen batches."""
+
+Rows = tuple[int, dict[str, Array]]
+
+
+class BatchColumns(NamedTuple):
+    """A packet batch's columns as the kernel reads them: all read-only, addresses as two words each."""
+
+    flow_hash: NDArray[np.uint64]
+    address_a: NDArray[np.uint64]
+    address_b: NDArray[np.uint64]
+    port_a: NDArray[np.uint16]
+    port_b: NDArray[np.uint16]
+    protocol: NDArray[np.uint8]
+    ip_version: NDArray[np.uint8]
+    flow_index: NDArray[np.uint16]
+    time_ns: NDArray[np.int64]
+    octets: NDArray[np.uint32]
+    header_octets: NDArray[np.uint16]
+    tcp_window: NDArray[np.uint16]
+    tcp_flags: NDArray[np.uint8]
+    ttl: NDArray[np.uint8]
+    direction: NDArray[np.uint8]
+
+
+def _readonly(column: Array) -> Array:
+    # Decoded messages are read-only and a batcher's buffers are not; one kind means one compilation.
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
+def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
+    """Return the kernel's view of a packet batch's columns, without a copy."""
+    views = {
+        name: _readonly(column.view(np.uint64) if name.startswith("address_") else column)
+        for name, column in columns.items()
+    }
+    return BatchColumns(**views)
+
+
+class ProbeFlows:
+    """Open flows of one probe and partition. Every method yields the rows it emits as it goes."""
+
+    def __init__(self, plan: Plan, probe: str) -> None:
+        """Start with no flows."""
+        self.plan = plan
+        self.probe_hash = probe_hash_of(probe)
+        self.table = new_table(plan.row_dtype, plan.settings.max_flows)
+        self.counters = np.zeros(COUNTERS, np.int64)
+        self.clock_steps = 0
+        self._slots = np.empty(MAX_PACKETS, np.int32)
+        self._hand = 0
+
+    @property
+    def active(self) -> int:
+        """Return the number of open flows."""
+        return int(self.table.meta[ACTIVE])
+
+    @property
+    def watermark_ns(self) -> int:
+        """Return the newest event time seen."""
+        return int(self.table.meta[WATERMARK])
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the memory that the flows have touched."""
+        return used_bytes(self.table)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counters by name."""
+        c = self.counters
+        return {
+            "flows_opened": int(c[OPENED]),
+            "packets_late": int(c[LATE]),
+            "packets_reordered": int(c[REORDERED]),
+            "clock_steps": self.clock_steps,
+            "closed_idle_timeout": int(c[CLOSED + 1]),
+            "closed_active_timeout": int(c[CLOSED + 2]),
+            "closed_end_of_flow": int(c[CLOSED + 3]),
+            "closed_forced_end": int(c[CLOSED + 4]),
+            "closed_lack_of_resources": int(c[CLOSED + 5]),
+        }
+
+    def apply(self, columns: Mapping[str, Array]) -> Iterator[Rows]:
+        """Fold a packet batch's columns in, and close what their event time makes due."""
+        plan, batch = self.plan, batch_columns(columns)
+        packets, at = len(batch.time_ns), 0
+        self._slots[:] = -1
+        while at < packets:
+            at, status = plan.kernel.apply(
+                self.table,
+                batch,
+                self._slots,
+                plan.limits,
+                self.probe_hash,
+                plan.outs,
+                plan.filled,
+                self.counters,
+                at,
+            )
+            if status == FULL:
+                yield from plan.drain()
+            elif status == STEP_BACK:
+                self.clock_steps += 1
+                yield from self.end_all()
+        yield from self._sweep_some(max(SWEEP_ROWS, 4 * packets))
+        yield from plan.drain()
+
+    def advance(self, watermark_ns: int) -> Iterator[Rows]:
+        """Move event time on without packets (never back) and close everything due by then."""
+        if self.watermark_ns > NEVER_NS:
+            self.table.meta[WATERMARK] = max(self.watermark_ns, watermark_ns)
+        yield from self.sweep()
+
+    def sweep(self) -> Iterator[Rows]:
+        """Close everything that is due at the present event time."""
+        yield from self._sweep(0, int(self.table.meta[HIGH_WATER]), forced=0)
+        yield from self.plan.drain()
+
+    def end_all(self) -> Iterator[Rows]:
+        """End every flow: first those whose time has passed, then the rest by force; reset the clock."""
+        yield from self.sweep()
+        yield from self._sweep(0, int(self.table.meta[HIGH_WATER]), forced=FORCED_END)
+        self.table.meta[WATERMARK] = NEVER_NS
+        yield from self.plan.drain()
+
+    def _sweep_some(self, rows: int) -> Iterator[Rows]:
+        high_water = int(self.table.meta[HIGH_WATER])
+        start = self._hand if self._hand < high_water else 0
+        stop = min(start + rows, high_water)
+        self._hand = stop
+        yield from self._sweep(start, stop, forced=0)
+
+    def _sweep(self, start: int, stop: int, forced: int) -> Iterator[Rows]:
+        plan = self.plan
+        horizon = self.watermark_ns - plan.limits.lateness_ns
+        while start < stop:
+            start = plan.kernel.sweep(
+                self.table,
+                plan.limits,
+                self.probe_hash,
+                horizon,
+                forced,
+                plan.outs,
+                plan.filled,
+                self.counters,
+                start,
+                stop,
+            )
+            if start < stop:
+                yield from plan.drain()
+
+    def save(self) -> NDArray[np.void]:
+        """Return copies of the rows of all open flows."""
+        high_water = int(self.table.meta[HIGH_WATER])
+        return self.table.rows[:high_water][self.table.deadlines[:high_water] >= 0]
+
+    def load(self, rows: NDArray[np.void], watermark_ns: int) -> None:
+        """Take over the rows of a former worker; the table must be empty and large enough."""
+        self.plan.kernel.restore(self.table, rows)
+        self.table.meta[WATERMARK] = watermark_ns

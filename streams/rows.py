@@ -1,0 +1,31 @@
+"""The identity part of a row as the kernels emit it, and the columns made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import Array
+from schemas.features import ROW_COLUMNS
+
+# Addresses as two little-endian words each, which the kernels copy in two moves.
+IDENTITY = np.dtype(
+    [(c.name, ("<u8", (2,))) if c.name.endswith("_address") else (c.name, c.dtype.str) for c in ROW_COLUMNS]
+)
+
+
+def columns_from(identity: NDArray[Any], features: NDArray[np.float32]) -> dict[str, Array]:
+    """Return a feature batch's columns, copied out of the kernels' buffers.
+
+    Args:
+        identity: (rows,) records of IDENTITY.
+        features: (rows, names) float32.
+    """
+    columns: dict[str, Array] = {}
+    for c in ROW_COLUMNS:
+        column = np.ascontiguousarray(identity[c.name])
+        columns[c.name] = column.view(np.uint8) if c.name.endswith("_address") else column
+    columns["features"] = features.copy()
+    return columns

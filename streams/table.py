@@ -1,0 +1,181 @@
+"""The flow table's arrays and the compiled functions that find, add and remove rows.
+
+One row holds one open flow: its key, its counts and the state of every chosen feature, side by side, so that
+a packet touches few cache lines. An index with open addressing (linear probing, at most half full) finds a
+row by the flow hash. All arrays are as large as the bound on flows allows, but memory that no flow has used
+yet costs nothing: the operating system maps a page when it is first written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+BASE_FIELDS: list[tuple[str, str]] = [
+    ("flow_hash", "u8"),
+    ("a0", "u8"),
+    ("a1", "u8"),
+    ("b0", "u8"),
+    ("b1", "u8"),
+    ("start_ns", "i8"),
+    ("last_ns", "i8"),
+    ("octets_fwd", "i8"),
+    ("octets_rev", "i8"),
+    ("packets_fwd", "u4"),
+    ("packets_rev", "u4"),
+    ("port_a", "u2"),
+    ("port_b", "u2"),
+    ("protocol", "u1"),
+    ("ip_version", "u1"),
+    ("tcp_flags", "u1"),
+    ("marks", "u1"),
+]
+WINDOW_FIELDS: list[tuple[str, str]] = [
+    ("ends_ns", "i8"),
+    ("octets_fwd", "i8"),
+    ("octets_rev", "i8"),
+    ("packets_fwd", "u4"),
+    ("packets_rev", "u4"),
+    ("tcp_flags", "u1"),
+]
+
+# Bits of ``marks``.
+REVERSED, FIN_FWD, FIN_REV, ENDED = 1, 2, 4, 8
+
+# Places in ``Table.meta``.
+HIGH_WATER, FREE_HEAD, ACTIVE, HAND, WATERMARK, META_SIZE = 0, 1, 2, 3, 4, 5
+NEVER_NS = -(1 << 62)
+"""Watermark before the first packet."""
+FREE = -1
+"""Deadlines at or below this mark a free row; ``FREE - 1 - next`` chains the free rows."""
+SAMPLE = 16
+"""Rows looked at to choose one to evict: a sampled LRU, as Redis does it."""
+
+
+class Table(NamedTuple):
+    """Arrays of one flow table; a named tuple, so that Numba takes it."""
+
+    rows: NDArray[Any]
+    """(max_flows,) records: BASE_FIELDS and the features' states."""
+    deadlines: NDArray[np.int64]
+    """(max_flows,) event time before which the row needs no look, or free (see ``FREE``)."""
+    index: NDArray[np.uint32]
+    """(2^k,) row number + 1, or 0."""
+    meta: NDArray[np.int64]
+    blank: NDArray[Any]
+    """(1,) a row of zeros."""
+
+
+def new_table(dtype: np.dtype[Any], max_flows: int) -> Table:
+    """Return an empty table for ``max_flows`` open flows."""
+    meta = np.zeros(META_SIZE, dtype=np.int64)
+    meta[FREE_HEAD] = FREE
+    meta[WATERMARK] = NEVER_NS
+    return Table(
+        rows=np.zeros(max_flows, dtype=dtype),
+        deadlines=np.zeros(max_flows, dtype=np.int64),
+        index=np.zeros(1 << (2 * max_flows - 1).bit_length(), dtype=np.uint32),
+        meta=meta,
+        blank=np.zeros(1, dtype=dtype),
+    )
+
+
+def used_bytes(table: Table) -> int:
+    """Return the memory the table's flows have touched: rows and deadlines ever used, and the whole index."""
+    per_row = table.rows.itemsize + table.deadlines.itemsize
+    return int(table.meta[HIGH_WATER]) * per_row + table.index.nbytes
+
+
+@njit(cache=True, nogil=True)
+def find(
+    table: Table,
+    flow_hash: np.uint64,
+    key: tuple[np.uint64, np.uint64, np.uint64, np.uint64, int, int, int, int],
+) -> int:
+    """Return the row of a flow, or -1. ``key`` is (a0, a1, b0, b1, port_a, port_b, protocol, ip_version)."""
+    rows, index = table.rows, table.index
+    mask = np.uint64(len(index) - 1)
+    at = np.uint64(flow_hash) & mask
+    while True:
+        entry = index[at]
+        if entry == 0:
+            return -1
+        r = rows[entry - 1]
+        if (
+            r.flow_hash == flow_hash
+            and r.a0 == key[0]
+            and r.b0 == key[2]
+            and r.port_a == key[4]
+            and r.port_b == key[5]
+            and r.protocol == key[6]
+            and r.ip_version == key[7]
+            and r.a1 == key[1]
+            and r.b1 == key[3]
+        ):
+            return np.int64(entry) - 1
+        at = (at + np.uint64(1)) & mask
+
+
+@njit(cache=True, nogil=True)
+def add(table: Table, flow_hash: np.uint64) -> int:
+    """Return a free row, entered in the index under ``flow_hash``. The caller has made sure there is one."""
+    meta, index = table.meta, table.index
+    row = meta[FREE_HEAD]
+    if row >= 0:
+        meta[FREE_HEAD] = FREE - 1 - table.deadlines[row]
+    else:
+        row = meta[HIGH_WATER]
+        meta[HIGH_WATER] += 1
+    mask = np.uint64(len(index) - 1)
+    at = np.uint64(flow_hash) & mask
+    while index[at] != 0:
+        at = (at + np.uint64(1)) & mask
+    index[at] = row + 1
+    meta[ACTIVE] += 1
+    return row
+
+
+@njit(cache=True, nogil=True)
+def remove(table: Table, row: int) -> None:
+    """Take a row out of the index and chain it to the free rows."""
+    rows, index, meta = table.rows, table.index, table.meta
+    mask = np.uint64(len(index) - 1)
+    one = np.uint64(1)
+    at = np.uint64(rows[row].flow_hash) & mask
+    while index[at] != row + 1:
+        at = (at + one) & mask
+    # Close the gap by moving back every later entry of the run that may stand here (Knuth, TAOCP 6.4, R).
+    gap = at
+    while True:
+        at = (at + one) & mask
+        entry = index[at]
+        if entry == 0:
+            break
+        home = np.uint64(rows[entry - 1].flow_hash) & mask
+        if ((at - home) & mask) >= ((at - gap) & mask):
+            index[gap] = entry
+            gap = at
+    index[gap] = 0
+    # No batch in progress may still take the row for the flow it held.
+    rows[row].flow_hash = ~rows[row].flow_hash
+    table.deadlines[row] = FREE - 1 - meta[FREE_HEAD]
+    meta[FREE_HEAD] = row
+    meta[ACTIVE] -= 1
+
+
+@njit(cache=True, nogil=True)
+def choose_victim(table: Table) -> int:
+    """Return the longest silent of a few rows of a full table."""
+    rows, meta = table.rows, table.meta
+    size = len(rows)
+    hand = meta[HAND] % size
+    victim = hand
+    for step in range(min(SAMPLE, size)):
+        row = (hand + step) % size
+        if rows[row].last_ns < rows[victim].last_ns:
+            victim = row
+    meta[HAND] = (hand + SAMPLE) % size
+    return victim
