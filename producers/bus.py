@@ -144,12 +144,12 @@ class BusProducer:
             raise self._error(_reason(error)) from error
         return 0 if found is None or found.error is not None else len(found.partitions)
 
-    def require(self, topic: str, partitions: int) -> None:
-        """Raise BusError unless a topic exists with exactly so many partitions."""
+    def require(self, topic: str, partitions: int | None = None) -> None:
+        """Raise BusError unless a topic exists, with exactly so many partitions where that is said."""
         found = self.partitions(topic)
         if found == 0:
             raise self._error(f"there is no topic {topic}; create it first")
-        if found != partitions:
+        if partitions is not None and found != partitions:
             raise self._error(f"topic {topic} has {found} partitions, not {partitions} as in the settings")
 
     def produce(

@@ -13,25 +13,34 @@ from schemas.settings import Settings
 class BusSettings(Settings):
     """How to reach the bus and how to produce to it."""
 
-    bootstrap: str = Field("127.0.0.1:9092", min_length=1, description="Brokers to start from, host:port,…")
-    partitions: int = Field(8, ge=1, le=4096, description="Partitions that flows are split over.")
+    bootstrap: str = Field(
+        default="127.0.0.1:9092", min_length=1, description="Brokers to start from, host:port,…"
+    )
+    partitions: int = Field(default=8, ge=1, le=4096, description="Partitions that flows are split over.")
     topic_prefix: str = Field(
-        "", pattern=r"^[A-Za-z0-9._-]*$", max_length=100, description="Put before the name of every topic."
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        max_length=100,
+        description="Put before the name of every topic.",
     )
     linger_ms: float = Field(
-        5.0, ge=0, le=1000, description="How long a message may wait for others to share a request, in ms."
+        default=5.0,
+        ge=0,
+        le=1000,
+        description="How long a message may wait for others to share a request, in ms.",
     )
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = Field(
-        "none", description="Compression of requests; none costs the least CPU, consumers need the codec."
+        default="none",
+        description="Compression of requests; none costs the least CPU, consumers need the codec.",
     )
     queue_kbytes: int = Field(
-        65_536, ge=1024, le=2_097_151, description="Most that waits in memory for the broker, in KiB."
+        default=65_536, ge=1024, le=2_097_151, description="Most that waits in memory for the broker, in KiB."
     )
     connect_timeout_s: float = Field(
-        20.0, gt=0, le=60, description="How long an absent broker is waited for at the start, in s."
+        default=20.0, gt=0, le=60, description="How long an absent broker is waited for at the start, in s."
     )
     delivery_timeout_s: float = Field(
-        60.0, gt=0, le=3600, description="How long a message is tried to be delivered, in s."
+        default=60.0, gt=0, le=3600, description="How long a message is tried to be delivered, in s."
     )
     client: dict[str, str] = Field(
         default_factory=dict, description="More librdkafka properties, such as security.protocol."
@@ -47,24 +56,32 @@ class ReplaySettings(Settings):
     """How captures are replayed into the bus."""
 
     rebase: Literal["now", "keep"] = Field(
-        "now", description="now: the first packet gets the time of the start; keep: times stay as captured."
+        default="now",
+        description="now: the first packet gets the time of the start; keep: times stay as captured.",
     )
     linger_ms: float = Field(
-        5.0, gt=0, le=1000, description="Longest that a due packet waits for its batch to fill, in ms."
+        default=5.0,
+        gt=0,
+        le=1000,
+        description="Longest that a due packet waits for its batch to fill, in ms.",
     )
-    batch_packets: int = Field(MAX_PACKETS, ge=1, le=MAX_PACKETS, description="Packets in a full batch.")
-    block_packets: int = Field(8192, ge=1, le=1 << 20, description="Packets decoded at once.")
+    batch_packets: int = Field(
+        default=MAX_PACKETS, ge=1, le=MAX_PACKETS, description="Packets in a full batch."
+    )
+    block_packets: int = Field(default=8192, ge=1, le=1 << 20, description="Packets decoded at once.")
     max_gap_s: float = Field(
-        60.0,
+        default=60.0,
         gt=0,
         description="Longest silence of a capture that a paced replay waits out, in s of event time.",
     )
     label_delay_s: float = Field(
-        1.0, ge=0, description="How long after a flow's end its label is published, in s of event time."
+        default=1.0,
+        ge=0,
+        description="How long after a flow's end its label is published, in s of event time.",
     )
     drain_timeout_s: float = Field(
-        30.0, gt=0, le=3600, description="How long the end of a replay waits for the broker, in s."
+        default=30.0, gt=0, le=3600, description="How long the end of a replay waits for the broker, in s."
     )
     telemetry_interval_s: float = Field(
-        1.0, ge=0, description="Time between two records on telemetry.cost, in s; 0: none."
+        default=1.0, ge=0, description="Time between two records on telemetry.cost, in s; 0: none."
     )

@@ -96,6 +96,10 @@ class Pacer:
         """Return up to where on the timeline packets are due by now."""
         return int((self._clock.monotonic_ns() - self._start_ns) * self._speed)
 
+    def behind_ns(self, due_ns: int) -> int:
+        """Return how long ago, by the clock, a point of the timeline was; 0 if it is still to come."""
+        return max(0, self._clock.monotonic_ns() - self._start_ns - int(due_ns / self._speed))
+
     def scaled_ns(self, wall_ns: int) -> int:
         """Return how long a duration by the clock is on the timeline."""
         return int(wall_ns * self._speed)
