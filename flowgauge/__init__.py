@@ -1,0 +1,1 @@
+"""The command line and the settings file: the only package that knows all others."""

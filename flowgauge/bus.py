@@ -1,0 +1,152 @@
+"""The bus as the command line sees it: whether it answers, and which topics it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from flowgauge.settings import Effective
+from producers.config import BusSettings, topic_name
+from schemas.errors import BusError
+from schemas.topics import DAY_MS, TOPICS, Topic
+from streams.config import StreamsSettings
+
+TIMEOUT_S = 10.0
+_BROKER_DEFAULT = -1
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic that the settings ask for, as the broker has it; ``problem`` is empty when they agree."""
+
+    name: str
+    doc: str
+    wanted_partitions: int
+    partitions: int
+    """0 where the topic is missing."""
+    problem: str
+
+
+def project_topics(streams: StreamsSettings) -> dict[str, Topic]:
+    """Return the project's topics by plain name, those of configured representations included."""
+    out = {topic.name: topic for topic in TOPICS}
+    for representation in streams.representations:
+        name = f"features.{representation.name}"
+        out.setdefault(
+            name,
+            Topic(
+                name,
+                "FeatureBatch",
+                f"feature rows of the representation {representation.name}",
+                config={"retention.ms": str(DAY_MS)},
+            ),
+        )
+    return out
+
+
+def client_properties(bus: BusSettings) -> dict[str, Any]:
+    """Return librdkafka properties of a client that only reads; its own messages stay off the terminal."""
+    return {"bootstrap.servers": bus.bootstrap, "log_level": 0, **bus.client}
+
+
+def admin(bus: BusSettings) -> AdminClient:
+    """Return an admin client that reads the broker's metadata."""
+    return AdminClient(client_properties(bus))
+
+
+def broker_topics(client: AdminClient, bus: BusSettings) -> dict[str, int]:
+    """Return the partitions of every topic on the broker, by full name.
+
+    Raises:
+        BusError: no broker answers.
+    """
+    try:
+        found = client.list_topics(timeout=TIMEOUT_S)
+    except KafkaException as error:
+        raise BusError(f"no broker answers at {bus.bootstrap}: {reason(error)}") from error
+    return {name: len(topic.partitions) for name, topic in found.topics.items() if topic.error is None}
+
+
+def reason(error: KafkaException) -> str:
+    """Return what librdkafka says about a failure, in its words but without its codes."""
+    first = error.args[0] if error.args else error
+    return first.str() if isinstance(first, KafkaError) else str(first)
+
+
+def topic_states(effective: Effective) -> list[TopicState]:
+    """Return every topic that the settings ask for, and what is wrong with it on the broker."""
+    bus = effective.get("bus", BusSettings)
+    client = admin(bus)
+    there = broker_topics(client, bus)
+    topics = project_topics(effective.get("streams", StreamsSettings))
+    configs = _configs(client, [topic_name(bus, name) for name in topics if topic_name(bus, name) in there])
+    states = []
+    for topic in topics.values():
+        name, wanted = topic_name(bus, topic.name), topic.partitions(bus.partitions)
+        problem = _problem(name, wanted, there.get(name, 0), topic.config, configs.get(name))
+        states.append(TopicState(name, topic.doc, wanted, there.get(name, 0), problem))
+    return states
+
+
+def _problem(
+    name: str, wanted: int, partitions: int, config: Mapping[str, str], found: Mapping[str, str] | None
+) -> str:
+    if not partitions:
+        return f"topic {name} is missing (flowgauge topics --create makes it)"
+    if partitions != wanted:
+        return f"topic {name} has {partitions} partitions, bus.partitions asks for {wanted}"
+    for key, value in config.items() if found is not None else ():
+        if found is not None and found.get(key) != value:
+            return f"topic {name} has {key} = {found.get(key)}, not {value}"
+    return ""
+
+
+def _configs(client: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """Return broker settings by topic; empty where the broker has no such request (the embedded one)."""
+    out: dict[str, dict[str, str]] = {}
+    if not names:
+        return out
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for resource, future in client.describe_configs(resources, request_timeout=TIMEOUT_S).items():
+        try:
+            entries: Mapping[str, Any] = future.result(timeout=TIMEOUT_S)
+        except (KafkaException, TimeoutError):
+            continue
+        out[resource.name] = {key: entry.value for key, entry in entries.items()}
+    return out
+
+
+def create_missing(effective: Effective) -> list[str]:
+    """Create the topics that are missing, with the broker's own default for replicas; return their names.
+
+    Raises:
+        BusError: the broker cannot be reached or refuses a topic.
+    """
+    bus = effective.get("bus", BusSettings)
+    missing = {state.name: state for state in topic_states(effective) if not state.partitions}
+    topics = project_topics(effective.get("streams", StreamsSettings))
+    configs = {topic_name(bus, topic.name): topic.config for topic in topics.values()}
+    new = [
+        NewTopic(
+            name,
+            num_partitions=state.wanted_partitions,
+            replication_factor=_BROKER_DEFAULT,
+            config=dict(configs[name]),
+        )
+        for name, state in missing.items()
+    ]
+    if not new:
+        return []
+    for name, future in admin(bus).create_topics(new, request_timeout=TIMEOUT_S).items():
+        try:
+            future.result(timeout=TIMEOUT_S + 5)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise BusError(f"{bus.bootstrap}: cannot create topic {name}: {reason(error)}") from error
+        except TimeoutError as error:
+            raise BusError(f"{bus.bootstrap}: no answer while creating topic {name}") from error
+    return list(missing)

@@ -1,0 +1,68 @@
+"""The command line: every subcommand, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from flowgauge.commands import broker, check, flows, replay, tail, topics
+from flowgauge.outcome import EXIT_CODES
+
+_HELP = "Gauge network flows on a message bus: what they are, how sure the model is, and what it cost."
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+app = typer.Typer(
+    name="flowgauge",
+    help=_HELP,
+    epilog=_EPILOG,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+app.command("replay")(replay.command)
+app.command("flows")(flows.command)
+app.command("tail")(tail.command)
+app.command("topics")(topics.command)
+app.command("check")(check.command)
+app.add_typer(broker.app, name="broker")
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"flowgauge {version('flowgauge')}")
+    except PackageNotFoundError:
+        typer.echo("flowgauge, run from its source without being installed")
+    raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Take the options that stand before the subcommand; its help is _HELP."""
+
+
+def invoke(arguments: Sequence[str]) -> int | None:
+    """Parse ``arguments`` and run the subcommand; return its exit code (None for 0).
+
+    Errors are raised, the parser's own too: ``flowgauge.outcome.run`` tells them.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("flowgauge", list(arguments) or ["--help"]) as context:
+            result = command.invoke(context)
+    except typer.Exit as request:
+        return request.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) else None

@@ -1,0 +1,43 @@
+"""``flowgauge check``: the effective settings, and whether the bus is as they need it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+
+def command(
+    config: options.Config = None,
+    as_json: options.Json = False,
+    with_bus: Annotated[
+        bool, typer.Option("--bus", help="Also check that the broker answers and has the topics.")
+    ] = False,
+) -> int:
+    """Print the effective settings as a settings file, and say where each value came from.
+
+    The output can be used as a settings file. With --bus, exit code 4 means that no broker answers, 1 that a
+    topic is missing or different.
+    """
+    from flowgauge.settings import load
+    from flowgauge.settings_print import as_object, as_toml
+
+    effective = load(config)
+    problems: list[str] = []
+    if with_bus:
+        from flowgauge.bus import topic_states
+
+        problems = [state.problem for state in topic_states(effective) if state.problem]
+    if as_json:
+        found = {"bus_problems": problems} if with_bus else {}
+        typer.echo(json.dumps({**as_object(effective), **found}, indent=2))
+    else:
+        typer.echo(as_toml(effective), nl=False)
+        for problem in problems:
+            typer.echo(f"flowgauge: {problem}", err=True)
+        if with_bus and not problems:
+            typer.echo("flowgauge: the broker answers and has every topic", err=True)
+    return 1 if problems else 0

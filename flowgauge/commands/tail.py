@@ -1,0 +1,74 @@
+"""``flowgauge tail``: any topic, decoded for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+
+class Start(StrEnum):
+    """Where reading begins."""
+
+    BEGINNING = "beginning"
+    END = "end"
+
+
+def command(
+    topic: Annotated[str, typer.Argument(help="A topic, with or without the prefix, as predictions.flow.")],
+    start: Annotated[
+        Start | None,
+        typer.Option("--from", help="Where to begin; the end by default, with --no-follow the beginning."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
+    follow: Annotated[
+        bool, typer.Option(help="Wait for more messages, or end where the topic ends now.")
+    ] = True,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Each packet of a packet batch instead of one line.")
+    ] = False,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.JsonLines = False,
+) -> int:
+    """Decode the messages of a topic: packet batches, feature rows, predictions, labels, costs, dead letters.
+
+    A message that cannot be decoded is told in one line on stderr, with topic, partition and offset; reading
+    goes on.
+    """
+    from flowgauge.interrupt import stopping
+    from flowgauge.messages import line_of, records_of
+    from flowgauge.settings import load
+    from flowgauge.tailing import messages
+    from producers.config import BusSettings, topic_name
+    from schemas.errors import CodecError
+    from schemas.topics import BY_NAME
+
+    found = load(config, {"bus.bootstrap": bus}, settings or ()).get("bus", BusSettings)
+    name = topic_name(found, topic) if topic in BY_NAME or topic.startswith("features.") else topic
+    beginning = start is Start.BEGINNING or (start is None and not follow)
+    with stopping() as stop:
+        for count, message in enumerate(messages(found, name, beginning, follow, stop), 1):
+            place = {"topic": name, "partition": message.partition(), "offset": message.offset()}
+            head = f"{name}[{message.partition()}]@{message.offset()}"
+            try:
+                schema, records = records_of(message.value() or b"", rows)
+            except CodecError as error:
+                print(f"flowgauge: {head}: cannot be decoded: {error}", file=sys.stderr, flush=True)
+                records, schema = [], ""
+            for record in records:
+                print(
+                    json.dumps({**place, "schema": schema, **record})
+                    if as_json
+                    else f"{head} {line_of(schema, record)}"
+                )
+            sys.stdout.flush()
+            if limit is not None and count >= limit:
+                break
+    return stop.exit_code
