@@ -38,7 +38,7 @@ class Reader(ABC):
             if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):
                 break
             if stopped == ABSURD:
-                self._end(f"has an absurd length after packet {_read(state)}, and was read up to there:")
+                self._end("holds an absurd record length, so that reading stopped")
             elif stopped == NEEDS_MORE:
                 self._read_on(state)
         return row

@@ -177,9 +177,7 @@ class GzipSource(PlainSource):
         """Fill some of ``room``; return how many bytes, 0 at the end. Raises CorruptStream."""
         while True:
             if self._member.eof:
-                # Padding with zeros between or after members is allowed.
-                rest = (self._member.unused_data + self._pending).lstrip(b"\0")
-                self._pending = rest or self._file.read(_COMPRESSED_OCTETS).lstrip(b"\0")
+                self._pending = self._after_member()
                 if not self._pending:
                     return 0
                 self._member = zlib.decompressobj(wbits=31)
@@ -196,6 +194,16 @@ class GzipSource(PlainSource):
                 room[: len(out)] = out
                 return len(out)
 
+    def _after_member(self) -> bytes:
+        """Return what follows a member and the padding with zeros that may come after it."""
+        data = self._member.unused_data.lstrip(b"\0")
+        while not data:
+            padded = self._file.read(_COMPRESSED_OCTETS)
+            if not padded:
+                break
+            data = padded.lstrip(b"\0")
+        return data
+
 
 class ZstdSource(PlainSource):
     """Zstandard, of one or more frames."""
@@ -209,7 +217,7 @@ class ZstdSource(PlainSource):
     def read_into(self, room: memoryview) -> int:
         """Fill some of ``room``; return how many bytes, 0 at the end. Raises CorruptStream."""
         try:
-            return int(self._reader.readinto(room))
+            return int(self._reader.readinto1(room))
         except zstandard.ZstdError as error:
             raise CorruptStream(f"its zstd data is corrupt ({error})") from None
 
