@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, ReplaySettings, topic_name
 from producers.labels import LabelTable, read_labels
@@ -264,7 +266,7 @@ class Replay:
     def _emit_label(self, table: LabelTable, row: int, flow_id: int, probe: str, offset_ns: int) -> None:
         record = table.record(row, flow_id, probe, offset_ns, self._clock.wall_ns())
         value = encode("Label", record)
-        partition = int(partition_of(flow_id, self._bus.partitions))
+        partition = int(partition_of(np.uint64(flow_id), self._bus.partitions))
         self._sink.produce(self._labels_topic, value, partition, format_flow_id(flow_id))
         self._meter.count("labels")
         self._meter.output_bytes += len(value)
