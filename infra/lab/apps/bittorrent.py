@@ -17,7 +17,7 @@ SIZES = (50_000, 100_000, 160_000)
 PIECE = 16_384
 
 
-def _session(addresses: list[str], port: int, utp: bool) -> Any:
+def _session(addresses: list[str], port: int, *, utp: bool, tcp: bool) -> Any:
     """Return a session that listens at some addresses and tells nobody that it exists."""
     import libtorrent
 
@@ -26,7 +26,7 @@ def _session(addresses: list[str], port: int, utp: bool) -> Any:
         {
             "listen_interfaces": interfaces, "outgoing_interfaces": ",".join(addresses),
             "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False,
-            "enable_outgoing_utp": utp, "enable_outgoing_tcp": not utp,
+            "enable_outgoing_utp": utp, "enable_outgoing_tcp": tcp,
             "allow_multiple_connections_per_ip": True,
             "alert_mask": 0, "user_agent": "lab", "peer_fingerprint": "-LB0001-",
         }
@@ -59,7 +59,7 @@ async def serve(host: Host) -> None:
         libtorrent.set_piece_hashes(torrent, str(room))
         (room / f"{size}.torrent").write_bytes(libtorrent.bencode(torrent.generate()))
     for server, port in _PLACES:
-        session = _session(list(host.both(server)), port, utp=False)
+        session = _session(list(host.both(server)), port, utp=False, tcp=False)  # seeds call nobody
         for size in SIZES:
             _add(session, room / f"{size}.torrent", room, seed=True)
         _KEEP.append(session)
@@ -77,7 +77,8 @@ async def visit(host: Host) -> None:
     folder = room / f"client{host.index}-{host.random.getrandbits(32):08x}"
     folder.mkdir()
     port = host.random.randint(30_000, 39_000)
-    session = _session([client_address(host.index, version)], port, utp=host.random.random() < 0.4)
+    utp = host.random.random() < 0.4
+    session = _session([client_address(host.index, version)], port, utp=utp, tcp=not utp)
     try:
         handle = _add(session, room / f"{size}.torrent", folder, seed=False)
         handle.set_download_limit(host.random.choice((0, 60_000, 25_000)))

@@ -66,7 +66,7 @@ async def serve(host: Host) -> None:
 async def visit(host: Host) -> None:
     """Call for some seconds."""
     version = host.version()
-    seconds = host.random.uniform(1.5, 4)
+    seconds = host.random.uniform(1.2, 3.2)
     port = 20_000 + 2 * host.random.randrange(5000)
     codec = host.random.choice(list(_CODECS))
     server = host.random.choice(_SERVERS)
@@ -85,7 +85,7 @@ APP = App(
     ENDPOINTS,
     serve,
     visit,
-    pause_s=11,
+    pause_s=12,
     on_demand=True,
     programs=("ffmpeg",),
     debian=("ffmpeg",),
