@@ -69,7 +69,8 @@ def resolve(settings: Sequence[RepresentationSettings]) -> tuple[Representation,
     """Look up the features of each representation; raises SettingsError for an unknown one."""
     out = []
     for number, rep in enumerate(settings):
-        slots, names = [], []
+        slots: list[Slot] = []
+        names: list[str] = []
         for name in rep.features:
             feature = load_feature(name)
             stateful = bool(feature.state(rep.depth))

@@ -54,8 +54,37 @@ DEFAULT_REPRESENTATIONS = (
 )
 
 
-class StreamsSettings(Settings):
+class WorkerSettings(Settings):
+    """What every worker of the bus has: its consumer group and how it consumes."""
+
+    group: str = Field(description="Consumer group; workers of one group share the partitions.")
+    fetch_wait_s: float = Field(
+        default=0.5,
+        ge=0.001,
+        le=30,
+        description="How long the broker may hold a fetch until there is data, in seconds. A real broker answers "
+        "at once when data comes; the embedded one waits this long.",
+    )
+    commit_interval_s: float = Field(
+        default=0.5, ge=0.05, le=60, description="Time between commits in seconds."
+    )
+    session_timeout_s: float = Field(
+        default=10.0,
+        ge=6,
+        le=300,
+        description="Silence in seconds after which the broker gives a dead worker's partitions to others.",
+    )
+    telemetry_interval_s: float = Field(
+        default=1.0, ge=0.1, le=3600, description="Time between two records on telemetry.cost, in seconds."
+    )
+
+
+class StreamsSettings(WorkerSettings):
     """The flows agent: timeouts in event time, bounds, representations."""
+
+    group: str = Field(
+        default="flowgauge-flows", min_length=1, description="Consumer group of the flows agents."
+    )
 
     idle_timeout_s: float = Field(
         default=60.0, gt=0, le=86400, description="Silence in seconds after which a flow ends."
@@ -91,7 +120,9 @@ class StreamsSettings(Settings):
         description="Most open flows per probe and partition; beyond, the longest silent of a few is evicted.",
     )
     representations: tuple[RepresentationSettings, ...] = Field(
-        default=DEFAULT_REPRESENTATIONS, description="What is computed about each flow, and when."
+        default=DEFAULT_REPRESENTATIONS,
+        min_length=1,
+        description="What is computed about each flow, and when.",
     )
 
     @model_validator(mode="after")

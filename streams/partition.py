@@ -58,6 +58,13 @@ class Partition:
             total.update(probe.flows.counts())
         return total
 
+    def forget_counts(self) -> None:
+        """Set all counters to 0: a restored partition counts what its new worker does."""
+        self.counters.clear()
+        for probe in self.probes.values():
+            probe.flows.counters[:] = 0
+            probe.flows.clock_steps = 0
+
     def apply(self, batch: PacketBatch, received_time_ns: int, monotonic_ns: int) -> Iterator[FeatureBatch]:
         """Fold a batch in and yield the rows it makes due; a batch seen before changes nothing.
 

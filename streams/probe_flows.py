@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.columns import Array
 from schemas.flow_key import probe_hash_of
-from schemas.packets import MAX_PACKETS
+from schemas.packets import COLUMNS, MAX_PACKETS
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
 from streams.table import ACTIVE, HIGH_WATER, NEVER_NS, WATERMARK, new_table, used_bytes
@@ -61,11 +61,11 @@ def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
 class ProbeFlows:
     """Open flows of one probe and partition. Every method yields the rows it emits as it goes."""
 
-    def __init__(self, plan: Plan, probe: str) -> None:
-        """Start with no flows."""
+    def __init__(self, plan: Plan, probe: str, max_flows: int | None = None) -> None:
+        """Start with no flows, with room for ``max_flows`` or as many as the settings say."""
         self.plan = plan
         self.probe_hash = probe_hash_of(probe)
-        self.table = new_table(plan.row_dtype, plan.settings.max_flows)
+        self.table = new_table(plan.row_dtype, max_flows or plan.settings.max_flows)
         self.counters = np.zeros(COUNTERS, np.int64)
         self.clock_steps = 0
         self._slots = np.empty(MAX_PACKETS, np.int32)
@@ -106,7 +106,7 @@ class ProbeFlows:
         plan, batch = self.plan, batch_columns(columns)
         packets, at = len(batch.time_ns), 0
         self._slots[:] = -1
-        while at < packets:
+        while True:
             at, status = plan.kernel.apply(
                 self.table,
                 batch,
@@ -123,6 +123,8 @@ class ProbeFlows:
             elif status == STEP_BACK:
                 self.clock_steps += 1
                 yield from self.end_all()
+            else:
+                break
         yield from self._sweep_some(max(SWEEP_ROWS, 4 * packets))
         yield from plan.drain()
 
@@ -179,3 +181,17 @@ class ProbeFlows:
         """Take over the rows of a former worker; the table must be empty and large enough."""
         self.plan.kernel.restore(self.table, rows)
         self.table.meta[WATERMARK] = watermark_ns
+
+
+def warm_up(plan: Plan) -> None:
+    """Have every kernel compiled (or loaded from the cache) now, not when the first packets wait.
+
+    A worker that compiled inside its agent would be silent for the seconds that this takes.
+    """
+    columns = {c.name: np.zeros((1, *c.dtype.shape), c.dtype.base) for c in COLUMNS}
+    flows = ProbeFlows(plan, "warm-up", max_flows=16)
+    for _ in flows.apply(columns):
+        pass
+    flows.load(flows.save(), 0)
+    for _ in flows.end_all():
+        pass

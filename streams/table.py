@@ -62,7 +62,7 @@ class Table(NamedTuple):
     """(max_flows,) records: BASE_FIELDS and the features' states."""
     deadlines: NDArray[np.int64]
     """(max_flows,) event time before which the row needs no look, or free (see ``FREE``)."""
-    index: NDArray[np.uint32]
+    slots: NDArray[np.uint32]
     """(2^k,) row number + 1, or 0."""
     meta: NDArray[np.int64]
     blank: NDArray[Any]
@@ -77,7 +77,7 @@ def new_table(dtype: np.dtype[Any], max_flows: int) -> Table:
     return Table(
         rows=np.zeros(max_flows, dtype=dtype),
         deadlines=np.zeros(max_flows, dtype=np.int64),
-        index=np.zeros(1 << (2 * max_flows - 1).bit_length(), dtype=np.uint32),
+        slots=np.zeros(1 << (2 * max_flows - 1).bit_length(), dtype=np.uint32),
         meta=meta,
         blank=np.zeros(1, dtype=dtype),
     )
@@ -86,7 +86,7 @@ def new_table(dtype: np.dtype[Any], max_flows: int) -> Table:
 def used_bytes(table: Table) -> int:
     """Return the memory the table's flows have touched: rows and deadlines ever used, and the whole index."""
     per_row = table.rows.itemsize + table.deadlines.itemsize
-    return int(table.meta[HIGH_WATER]) * per_row + table.index.nbytes
+    return int(table.meta[HIGH_WATER]) * per_row + table.slots.nbytes
 
 
 @njit(cache=True, nogil=True)
@@ -96,11 +96,11 @@ def find(
     key: tuple[np.uint64, np.uint64, np.uint64, np.uint64, int, int, int, int],
 ) -> int:
     """Return the row of a flow, or -1. ``key`` is (a0, a1, b0, b1, port_a, port_b, protocol, ip_version)."""
-    rows, index = table.rows, table.index
-    mask = np.uint64(len(index) - 1)
+    rows, slots = table.rows, table.slots
+    mask = np.uint64(len(slots) - 1)
     at = np.uint64(flow_hash) & mask
     while True:
-        entry = index[at]
+        entry = slots[at]
         if entry == 0:
             return -1
         r = rows[entry - 1]
@@ -115,50 +115,50 @@ def find(
             and r.a1 == key[1]
             and r.b1 == key[3]
         ):
-            return np.int64(entry) - 1
+            return np.int64(entry) - 1  # type: ignore[return-value]
         at = (at + np.uint64(1)) & mask
 
 
 @njit(cache=True, nogil=True)
 def add(table: Table, flow_hash: np.uint64) -> int:
     """Return a free row, entered in the index under ``flow_hash``. The caller has made sure there is one."""
-    meta, index = table.meta, table.index
+    meta, slots = table.meta, table.slots
     row = meta[FREE_HEAD]
     if row >= 0:
         meta[FREE_HEAD] = FREE - 1 - table.deadlines[row]
     else:
         row = meta[HIGH_WATER]
         meta[HIGH_WATER] += 1
-    mask = np.uint64(len(index) - 1)
+    mask = np.uint64(len(slots) - 1)
     at = np.uint64(flow_hash) & mask
-    while index[at] != 0:
+    while slots[at] != 0:
         at = (at + np.uint64(1)) & mask
-    index[at] = row + 1
+    slots[at] = row + 1
     meta[ACTIVE] += 1
-    return row
+    return int(row)
 
 
 @njit(cache=True, nogil=True)
 def remove(table: Table, row: int) -> None:
     """Take a row out of the index and chain it to the free rows."""
-    rows, index, meta = table.rows, table.index, table.meta
-    mask = np.uint64(len(index) - 1)
+    rows, slots, meta = table.rows, table.slots, table.meta
+    mask = np.uint64(len(slots) - 1)
     one = np.uint64(1)
     at = np.uint64(rows[row].flow_hash) & mask
-    while index[at] != row + 1:
+    while slots[at] != row + 1:
         at = (at + one) & mask
     # Close the gap by moving back every later entry of the run that may stand here (Knuth, TAOCP 6.4, R).
     gap = at
     while True:
         at = (at + one) & mask
-        entry = index[at]
+        entry = slots[at]
         if entry == 0:
             break
         home = np.uint64(rows[entry - 1].flow_hash) & mask
         if ((at - home) & mask) >= ((at - gap) & mask):
-            index[gap] = entry
+            slots[gap] = entry
             gap = at
-    index[gap] = 0
+    slots[gap] = 0
     # No batch in progress may still take the row for the flow it held.
     rows[row].flow_hash = ~rows[row].flow_hash
     table.deadlines[row] = FREE - 1 - meta[FREE_HEAD]

@@ -1,0 +1,185 @@
+"""The flows agent: packet batches from the bus into the flow table, feature batches back out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from producers.bus import Sink
+from producers.config import BusSettings, topic_name
+from producers.telemetry import StageMeter
+from schemas.codec import encode
+from schemas.errors import BusError, CodecError
+from schemas.features import FeatureBatch
+from schemas.packets import PacketBatch, decode_packet_batch
+from schemas.topics import PACKETS, TELEMETRY_COST
+from streams import checkpoint
+from streams.config import StreamsSettings
+from streams.dead_letters import DeadLetters
+from streams.faust_app import Message
+from streams.handover import StateReader, write_state
+from streams.partition import Partition
+from streams.plan import Plan
+from streams.probe_flows import warm_up
+
+log = logging.getLogger("flowgauge")
+
+FLUSH_TIMEOUT_S = 60.0
+
+
+class FlowsAgent:
+    """Handler of the ``packets`` topic: one ``Partition`` per assigned partition."""
+
+    def __init__(self, settings: StreamsSettings, bus: BusSettings, sink: Sink) -> None:
+        """Compile the kernel; raises SettingsError for an unknown feature."""
+        self.plan = Plan(settings)
+        warm_up(self.plan)
+        self.bus = bus
+        self.sink = sink
+        self.partitions: dict[int, Partition] = {}
+        self.next_offset: dict[int, int] = {}
+        self.totals: Counter[str] = Counter()
+        """Counts of partitions that were handed over, and of state restored or lost."""
+        self.dead_letters = DeadLetters("flows", bus, sink)
+        self._meter = StageMeter("flows", "packets")
+        self._told: Counter[str] = Counter()
+        self._next_telemetry_ns = 0
+
+    def counts(self) -> Counter[str]:
+        """Return all counters by name since the worker started."""
+        total = self.totals.copy()
+        for partition in self.partitions.values():
+            total.update(partition.counts())
+        return total
+
+    def on_message(self, message: Message) -> None:
+        """Fold a packet batch in and produce the rows it makes due."""
+        received_ns = time.time_ns()
+        if message.offset < self.next_offset.get(message.partition, 0):
+            # Faust delivers a message twice around a rebalance: the offset tells before the sequence does.
+            self.totals["messages_redelivered"] += 1
+            return
+        self.next_offset[message.partition] = message.offset + 1
+        try:
+            batch = decode_packet_batch(message.value)
+        except CodecError as error:
+            self._set_aside(message, str(error))
+            return
+        partition = self._partition(message.partition)
+        before = partition.counters["packets_duplicate"]
+        try:
+            self._produce(partition.apply(batch, received_ns, time.monotonic_ns()))
+        except BusError:
+            raise
+        except Exception as error:  # a defect must cost one message, not the worker
+            log.exception("packets [%d] offset %d", message.partition, message.offset)
+            self._set_aside(message, f"{type(error).__name__}: {error}")
+            return
+        self._measure(batch, partition.counters["packets_duplicate"] - before)
+
+    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+        """Close what silence makes due, in partitions where nothing waits; publish the costs."""
+        now_ns = time.time_ns()
+        for number, partition in self.partitions.items():
+            if waiting.get((PACKETS, number), 0) == 0:
+                self._produce(partition.tick(now_ns, time.monotonic_ns()))
+        self.sink.check()
+        if now_ns >= self._next_telemetry_ns:
+            self._next_telemetry_ns = now_ns + round(self.plan.settings.telemetry_interval_s * 1e9)
+            self._publish_telemetry(sum(waiting.values()))
+
+    def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
+        """Take over the state that former workers left."""
+        self.partitions.clear()
+        self.next_offset.clear()
+        mine = partitions.get(PACKETS, set())
+        group = f"{self.bus.topic_prefix}{self.plan.settings.group}"
+        with StateReader(self.bus) as reader:
+            committed = reader.committed(group, topic_name(self.bus, PACKETS), mine)
+            for number in sorted(mine):
+                self.partitions[number] = self._restore(reader, number, committed[number])
+
+    def flush(self) -> None:
+        """Return once every row produced is on the bus."""
+        if left := self.sink.flush(FLUSH_TIMEOUT_S):
+            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
+        self.sink.check()
+
+    def hand_over(self) -> None:
+        """Leave the state of every partition on ``flows.state``, then let go of it."""
+        for number, partition in self.partitions.items():
+            if number in self.next_offset:
+                state = checkpoint.save(partition)
+                write_state(self.sink, self.bus, number, self.next_offset[number], self.plan.layout, state)
+            self.totals.update(partition.counts())
+        self._publish_telemetry(None)
+        self.flush()
+        self.partitions.clear()
+        self.next_offset.clear()
+
+    def _partition(self, number: int) -> Partition:
+        partition = self.partitions.get(number)
+        if partition is None:
+            partition = self.partitions[number] = Partition(self.plan, number)
+        return partition
+
+    def _restore(self, reader: StateReader, number: int, committed: int) -> Partition:
+        """Return the partition as its last worker left it, or a new one where there is nothing to go on from."""
+        try:
+            found = reader.read(number)
+            if found is None:
+                return Partition(self.plan, number)
+            offset, state = found
+            if offset < committed:
+                # A worker went on from this state and died: what it held cannot be told any more.
+                self.totals["states_outdated"] += 1
+                return Partition(self.plan, number)
+            partition = checkpoint.load(state, self.plan, number, time.monotonic_ns())
+        except CodecError as error:
+            self.totals["states_unusable"] += 1
+            log.error("%s; its open flows are lost", error)
+            return Partition(self.plan, number)
+        self.next_offset[number] = offset
+        self.totals["states_restored"] += 1
+        # What the former worker counted is in its own totals.
+        partition.forget_counts()
+        return partition
+
+    def _produce(self, batches: Iterable[FeatureBatch]) -> None:
+        for batch in batches:
+            now_ns = time.time_ns()
+            value = replace(batch, flows_sent_time_ns=now_ns).encode()
+            self.sink.produce(
+                topic_name(self.bus, f"features.{batch.representation}"),
+                value,
+                partition=batch.partition,
+                items=batch.rows,
+            )
+            self._meter.output_bytes += len(value)
+            self._meter.count(f"rows_{batch.representation}", batch.rows)
+            self._meter.record_ns(now_ns - batch.probe_time_ns, batch.rows)
+
+    def _set_aside(self, message: Message, reason: str) -> None:
+        self.totals["messages_set_aside"] += 1
+        self._meter.count("messages_set_aside")
+        self.dead_letters.put(
+            message.topic, message.partition, message.offset, message.key, message.value, reason
+        )
+
+    def _measure(self, batch: PacketBatch, duplicate: int) -> None:
+        self._meter.items_in += batch.packets
+        self._meter.items_out += batch.packets - duplicate
+        self._meter.drop("duplicate", duplicate)
+
+    def _publish_telemetry(self, waiting: int | None) -> None:
+        counts = self.counts()
+        for name, value in counts.items():
+            self._meter.count(name, value - self._told[name])
+        self._told = counts
+        self._meter.state_bytes = sum(p.state_bytes for p in self.partitions.values())
+        self._meter.lag_records = waiting
+        record = encode("CostTelemetry", self._meter.snapshot())
+        self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)

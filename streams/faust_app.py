@@ -1,0 +1,267 @@
+"""Faust, set up so that nothing is lost: one agent, one handler, state handed over before offsets are committed.
+
+What Faust (0.15.3) does on its own and this room changes:
+
+- An agent that raises skips its message and commits past it. The loop here never raises.
+- At a rebalance it forgets which messages were acked since the last commit, so they come again; and it commits
+  before it signals. ``HandoverConsumer`` drains and hands over first, then commits.
+- It commits periodically without asking what else must be safe first. Here the handler's output is flushed
+  before every commit, so an offset committed means that everything made of it is on the bus.
+- Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import faust
+import uvloop
+from faust.transport.drivers import aiokafka as driver
+
+from producers.config import BusSettings, topic_name
+from schemas.errors import BusError, FlowgaugeError
+from streams.config import WorkerSettings
+
+log = logging.getLogger("flowgauge")
+
+TICK_S = 0.25
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as the handler gets it; ``topic`` is the plain name, without the prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    waiting: int
+    """Messages that the broker holds behind this one, as far as the client knows."""
+
+
+class Handler(Protocol):
+    """What an agent does. Every method runs on the worker's event loop, one at a time."""
+
+    def on_message(self, message: Message) -> None:
+        """Take a message. Errors about the message are the handler's to count; BusError stops the worker."""
+
+    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+        """Do what time alone asks for; ``waiting`` tells the messages left by (topic, partition)."""
+
+    def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
+        """Get ready for these partitions (all that are assigned, by plain topic) before their first message."""
+
+    def flush(self) -> None:
+        """Return once everything made so far is on the bus; raises BusError if it cannot be."""
+
+    def hand_over(self) -> None:
+        """Leave the partitions in hand to the next worker; called after the last message, before its commit."""
+
+
+class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer with the handler's flush and hand-over at the right moments."""
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        """Drain, hand over and commit while Faust still knows what was acked."""
+        assignment = self.assignment()
+        if assignment and not self.app.should_stop:
+            self.stop_flow()
+            self.app.flow_control.suspend()
+            self.pause_partitions(assignment)
+            self.app.flow_control.clear()
+            await self.wait_empty()
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Wait for the messages in flight, hand over, commit; a failed worker does neither."""
+        while not self.should_stop and self._unacked_messages and not self.app.runner.failed:
+            gc.collect()  # what was cleared from the queues sits in a weak set
+            if self._unacked_messages:
+                await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        if not self.app.runner.failed:
+            await self.app.runner.hand_over()
+            await self.commit_and_end_transactions()
+
+    async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
+        # Refusing the commit here would stop commits for good (Faust has already taken the offsets off its
+        # list), so a failure stops the worker.
+        if not await self.app.runner.guarded(self.app.runner.handler.flush):
+            return False
+        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        return committed
+
+
+class Runner:
+    """Runs one handler in one Faust agent."""
+
+    def __init__(
+        self, handler: Handler, topics: Sequence[str], bus: BusSettings, settings: WorkerSettings
+    ) -> None:
+        """Make the app; nothing connects before ``run``."""
+        self.handler = handler
+        self.failure: FlowgaugeError | None = None
+        self._names = {topic_name(bus, name): name for name in topics}
+        self._holding = False
+        self._worker: _Worker | None = None
+        uvloop.install()
+        self.app = _make_app(bus, settings)
+        self.app.runner = self
+        source = self.app.topic(*self._names, value_type=bytes, value_serializer="raw", key_serializer="raw")
+        self.app.agent(source, concurrency=1, name="flowgauge")(self._loop)
+        self.app.timer(TICK_S)(self._tick)
+        self.app.on_rebalance_complete.connect(self._assigned)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the worker is stopping because something cannot go on."""
+        return self.failure is not None
+
+    def run(self) -> int:
+        """Run until stopped; return the exit code: 0 after SIGTERM, 130 after Ctrl-C.
+
+        Raises:
+            FlowgaugeError: what made the worker stop.
+        """
+        self._worker = _Worker(self.app)
+        try:
+            self._worker.execute_from_commandline()
+        except SystemExit as stopped:
+            if self.failure is None and stopped.code:
+                self.failure = BusError("the worker stopped; its log says why")
+        except Exception as error:
+            self.failure = self.failure or BusError(f"the worker stopped: {type(error).__name__}: {error}")
+        if self.failure is not None:
+            raise self.failure
+        return 130 if self._worker.interrupted else 0
+
+    async def guarded(self, step: Callable[[], None]) -> bool:
+        """Run a step of the handler; on a FlowgaugeError stop the worker and return False."""
+        try:
+            step()
+        except FlowgaugeError as error:
+            self._fail(error)
+            return False
+        return True
+
+    async def hand_over(self) -> None:
+        """Hand over once per assignment: Faust asks more than once."""
+        if self._holding:
+            self._holding = False
+            await self.guarded(self.handler.hand_over)
+
+    def _fail(self, error: FlowgaugeError) -> None:
+        if self.failure is None:
+            self.failure = error
+            if self._worker is not None:
+                self._worker.stop_soon()
+
+    async def _loop(self, stream: Any) -> None:
+        async for event in stream.events():
+            raw = event.message
+            message = Message(
+                topic=self._names[raw.topic],
+                partition=raw.partition,
+                offset=raw.offset,
+                key=raw.key,
+                value=raw.value,
+                waiting=self._waiting(raw.tp, raw.offset + 1),
+            )
+            if not await self.guarded(partial(self.handler.on_message, message)):
+                # Going on, or returning, would acknowledge the message.
+                await asyncio.Event().wait()
+
+    async def _tick(self) -> None:
+        if not self._holding or self.failed:
+            return
+        waiting = {
+            (self._names[tp.topic], tp.partition): self._waiting(tp, None)
+            for tp in self.app.consumer.assignment()
+            if tp.topic in self._names
+        }
+        await self.guarded(lambda: self.handler.on_tick(waiting))
+
+    def _waiting(self, tp: Any, position: int | None) -> int:
+        end = self.app.consumer.highwater(tp)
+        if position is None:
+            position = self.app.consumer._read_offset.get(tp)
+            position = None if position is None else position + 1
+        return 0 if end is None or position is None else max(0, end - position)
+
+    async def _assigned(self, app: Any, **_: object) -> None:
+        partitions: dict[str, set[int]] = {}
+        for tp in app.consumer.assignment():
+            if tp.topic in self._names:
+                partitions.setdefault(self._names[tp.topic], set()).add(tp.partition)
+        if await self.guarded(lambda: self.handler.on_assigned(partitions)):
+            self._holding = True
+
+
+class _Worker(faust.Worker):  # type: ignore[misc]
+    """Faust's worker, quiet, and aware of whether it was interrupted."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(
+            app, loglevel="ERROR", redirect_stdouts=False, stdout=sys.stderr, loop=asyncio.new_event_loop()
+        )
+        self.spinner = None
+        self.interrupted = False
+
+    def _on_startup_end_spinner(self) -> None:
+        """Say nothing where Faust prints OK."""
+
+    def _on_sigint(self) -> None:
+        self.interrupted = True
+        self._schedule_shutdown(signal.SIGINT)
+
+    def stop_soon(self) -> None:
+        """Stop as if asked by a signal."""
+        self._schedule_shutdown(signal.SIGTERM)
+
+
+def _make_app(bus: BusSettings, settings: WorkerSettings) -> Any:
+    app = faust.App(
+        f"{bus.topic_prefix}{settings.group}",
+        broker=[f"kafka://{host}" for host in bus.bootstrap.split(",")],
+        datadir=tempfile.mkdtemp(prefix="flowgauge-faust-"),
+        web_enabled=False,
+        # Topics are made by `flowgauge topics --create`; Faust would guess their settings.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # More than 0 makes Faust use its own assignor, which keeps equal partitions of all topics together.
+        table_standby_replicas=1,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=4 << 20,
+        # Messages are batches of some 60 KiB: 64 of them are enough to keep a worker busy.
+        stream_buffer_maxsize=64,
+        broker_commit_interval=settings.commit_interval_s,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 5,
+    )
+    _shorten_fetch_wait(round(settings.fetch_wait_s * 1000))
+    app.transport.Consumer = HandoverConsumer
+    return app
+
+
+_create_worker_consumer: Callable[..., Any] = driver.AIOKafkaConsumerThread._create_worker_consumer
+
+
+def _shorten_fetch_wait(wait_ms: int) -> None:
+    """Set how long the broker may hold a fetch: Faust writes 1,500 ms into its driver."""
+
+    def create(thread: Any, *args: Any) -> Any:
+        consumer = _create_worker_consumer(thread, *args)
+        consumer._fetch_max_wait_ms = wait_ms
+        return consumer
+
+    driver.AIOKafkaConsumerThread._create_worker_consumer = create
