@@ -1,0 +1,1 @@
+"""Model agents: they read feature records and labels, and publish predictions."""

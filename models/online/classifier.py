@@ -1,0 +1,115 @@
+"""One classifier of one representation: rows of float32 in, label and confidence out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from river.base import Ensemble
+
+from models.online.classifiers import Recipe
+
+Prediction = tuple[str | None, float]
+NO_PREDICTION: Prediction = (None, 0.0)
+
+_MEASURE_GROWTH = 1.5
+"""Walking a model's memory takes up to a tenth of a second, so it is done again only after so much growth."""
+
+
+class OnlineClassifier:
+    """A River classifier behind rows of features.
+
+    The first row that it learns fixes the features and their order. Later rows are matched by name: a feature
+    that is missing counts as 0, as does a value that is not finite, and one that was unknown then is ignored.
+    Classes are numbers to River: the order in which it walks a set of them is then the same in every process,
+    which it is not for texts.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.labels_learned = 0
+        self.classes: list[str] = []
+        self.names: tuple[str, ...] | None = None
+        self._code: dict[str, int] = {}
+        self._model: Any = recipe.make()
+        self._aligned: tuple[tuple[str, ...], NDArray[np.intp]] | None = None
+        self._memory_bytes = 0
+        self._measured_at = -1
+
+    @property
+    def version(self) -> str:
+        """Return algorithm, digest of its parameters, and labels learned so far."""
+        return f"{self.recipe.algorithm}-{self.recipe.digest}+{self.labels_learned}"
+
+    def knows(self, label: str) -> bool:
+        """Return whether a row of this class was learned."""
+        return label in self._code
+
+    def predict(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> list[Prediction]:
+        """Return (label, confidence 0 to 1) for each row; (None, 0.0) while there is nothing to say.
+
+        Args:
+            rows: (rows, features).
+            names: names of the columns.
+        """
+        if self.names is None:
+            return [NO_PREDICTION] * len(rows)
+        fixed, ask, answer = self.names, self._model.predict_proba_one, self._answer
+        return [answer(ask(dict(zip(fixed, v, strict=True)))) for v in self._values(rows, names)]
+
+    def learn(self, row: NDArray[np.float32], names: tuple[str, ...], label: str) -> None:
+        """Learn one row, (features,), of a class; a class never seen before is taken in."""
+        if self.names is None:
+            self.names = names
+        code = self._code.get(label)
+        if code is None:
+            code = self._code[label] = len(self.classes)
+            self.classes.append(label)
+        values = self._values(row[np.newaxis], names)[0]
+        self._model.learn_one(dict(zip(self.names, values, strict=True)), code)
+        self.labels_learned += 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the memory of the model, measured when it had learned at least two thirds of its labels.
+
+        For a forest it is the first tree's times their number.
+        """
+        if self.labels_learned > self._measured_at * _MEASURE_GROWTH:
+            self._measured_at = self.labels_learned
+            self._memory_bytes = _memory_bytes(self._model)
+        return self._memory_bytes
+
+    def _values(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> list[list[float]]:
+        """Return rows in the model's order of features, under a signed logarithm."""
+        values = rows.astype(np.float64)
+        if names != self.names:
+            # One more column, of zeros, is where missing features look.
+            values = np.pad(values, ((0, 0), (0, 1)))[:, self._columns(names)]
+        values[~np.isfinite(values)] = 0.0
+        scaled: list[list[float]] = (np.sign(values) * np.log1p(np.abs(values))).tolist()
+        return scaled
+
+    def _columns(self, names: tuple[str, ...]) -> NDArray[np.intp]:
+        if self._aligned is None or self._aligned[0] != names:
+            at = {name: i for i, name in enumerate(names)}
+            columns = [at.get(name, len(names)) for name in self.names or ()]
+            self._aligned = (names, np.array(columns, dtype=np.intp))
+        return self._aligned[1]
+
+    def _answer(self, probabilities: Mapping[int, float]) -> Prediction:
+        total = sum(probabilities.values())
+        if not (total > 0 and math.isfinite(total)):
+            return NO_PREDICTION
+        # Among equals the class learned first, in whatever order the model lists them.
+        code = max(probabilities, key=lambda c: (probabilities[c], -c))
+        return self.classes[code], min(1.0, probabilities[code] / total)
+
+
+def _memory_bytes(model: Any) -> int:
+    if isinstance(model, Ensemble) and len(model):
+        return int(model[0]._raw_memory_usage) * len(model)
+    return int(model._raw_memory_usage)
