@@ -81,6 +81,10 @@ def make(
     """
     summary = Summary()
     usable = [app for app in apps if not _skip(app, summary, tell)]
+    if not usable:
+        raise FlowgaugeError(
+            "no application of the lab can run here: `python -m infra.lab list` says what is missing"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with _terminable(), tempfile.TemporaryDirectory(prefix="flowgauge-lab-") as temporary:
         folder = Path(temporary)
@@ -115,10 +119,6 @@ def _run(
     tell: Callable[[str], None],
 ) -> list[App]:
     """Serve, capture and visit; returns the applications whose servers stood."""
-    if not apps:
-        raise FlowgaugeError(
-            "no application of the lab can run here: `python -m infra.lab list` says what is missing"
-        )
     names = ",".join(app.name for app in apps)
     common = [sys.executable, "-m", "infra.lab.node", str(folder)]
     server = _start(network.server, [*common, names, "--seed", str(seed)], folder / "server.err")

@@ -6,12 +6,13 @@ import random
 import re
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from infra.lab.__main__ import main
 from infra.lab.app import load_apps
-from infra.lab.make import truth_of
+from infra.lab.make import make, truth_of
 from infra.lab.network import inside, lab_names
 from infra.lab.plan import CLIENTS, SERVERS, client_address, server_address
 from infra.lab.switch import Line, server_of
@@ -84,13 +85,24 @@ def test_missing_programs_and_modules_are_named_with_a_remedy() -> None:
     assert app.remedy() == "apt-get install -y --no-install-recommends x && pip install y"
 
 
+def test_an_application_that_misses_something_is_skipped_by_name(tmp_path: Path) -> None:
+    app = replace(load_apps(["rpc"])[0], programs=("no-such-program",), debian=("some-package",))
+    told: list[str] = []
+    with pytest.raises(FlowgaugeError, match="no application of the lab can run here"):
+        make([app], tmp_path / "out", "x", seconds=1, seed=1, snap_length=100, tell=told.append)
+    assert told == [
+        "skipping rpc: no-such-program missing: apt-get install -y --no-install-recommends some-package"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_application_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="unknown application 'nosuch': the lab has bittorrent, dns,"):
         load_apps(["dns", "nosuch"])
 
 
 def test_without_root_the_lab_says_so_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: object
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["make", "--out", str(tmp_path), "--apps", "rpc"]) == 1
