@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from producers.columns import PacketColumns
+from producers.columns import PacketColumns, allocate
 from schemas.flow_key import partition_of
 from schemas.packets import COLUMNS, FLOW_COLUMNS, MAX_PACKETS, PACKET_COLUMNS
 
@@ -191,6 +191,10 @@ class Batcher:
             slots=np.zeros((partitions, slots), dtype=np.uint64),
             **kept,
         )
+        # Loads or compiles the kernel now, not when a packet is due.
+        nothing, words = allocate(0), np.empty((0, 2), dtype=np.uint64)
+        rows = np.empty(0, dtype=np.uint16)
+        _distribute(nothing, words, words, 0, 0, self._acc, rows, rows)
 
     @property
     def pending(self) -> NDArray[np.int64]:

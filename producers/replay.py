@@ -93,8 +93,8 @@ def run_replay(
     _check(probes, options)
     total = total_bytes(probes)
     if options.speed is not None:
-        # Batches are full or overdue already: waiting again would only make them late.
-        bus = bus.model_copy(update={"linger_ms": 0.0})
+        # Batches have waited already; this is for those of one wake to share a request.
+        bus = bus.model_copy(update={"linger_ms": min(bus.linger_ms, options.settings.linger_ms / 5)})
     producer = BusProducer(bus)
     if producer.connect(stop=stop, on_wait=on_wait):
         producer.require(topic_name(bus, PACKETS), bus.partitions)
@@ -230,23 +230,24 @@ class Replay:
         return offset_ns + span + _LOOP_GAP_NS
 
     def _step(self, pacer: Pacer, live: list[ProbeStream]) -> None:
-        """Send what is due and overdue, then sleep.
+        """Send what is due and has waited, then sleep until the oldest packet's linger is nearly over.
 
-        A packet waits at most half the linger to be taken in and at most the whole linger to be sent.
+        What has waited for half the linger goes too: so all partitions leave together at one wake, not each at one
+        of its own.
         """
-        half_ns = pacer.scaled_ns(self._linger_ns) // 2
+        linger_ns = pacer.scaled_ns(self._linger_ns)
         now_ns = pacer.now_ns()
         for stream in self._streams:
             stream.advance(now_ns)
-            stream.flush(now_ns - half_ns)
+            stream.flush(now_ns - linger_ns // 2)
         self._keep_house()
-        wake_ns = now_ns + pacer.scaled_ns(_NAP_NS)
+        oldest_ns = now_ns + pacer.scaled_ns(_NAP_NS)
         for stream in self._streams:
-            wake_ns = min(wake_ns, int(stream.batcher.since_ns.min()) + 2 * half_ns)
+            oldest_ns = min(oldest_ns, int(stream.batcher.since_ns.min()))
             if stream.head_ns is not None:
-                wake_ns = min(wake_ns, stream.head_due_ns + half_ns)
+                oldest_ns = min(oldest_ns, stream.head_due_ns)
         if any(stream.head_ns is not None for stream in live):
-            pacer.wait_until(wake_ns, self._stop)
+            pacer.wait_until(oldest_ns + linger_ns * 4 // 5, self._stop)
 
     def _emit(self, batch: PacketBatch, due_ns: int) -> None:
         if self._pacer is not None and batch.packets:
