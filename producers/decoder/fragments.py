@@ -8,6 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from producers.decoder.reasons import FRAGMENTS_WITHOUT_FIRST
+from producers.decoder.transport import has_ports, ports_at
+
 SLOTS = 4096
 VALID_NS = 30_000_000_000
 _SLOT_MASK = np.uint64(SLOTS - 1)
@@ -29,18 +32,38 @@ def allocate_fragments() -> Fragments:
 
 
 @njit(cache=True, nogil=True)
-def remember(cache: Fragments, key: np.uint64, time_ns: int, value: int) -> None:
-    """Store what a first fragment told."""
-    slot = key & _SLOT_MASK
-    cache.key[slot] = key
+def first_ports(
+    raw: NDArray[np.uint8],
+    at: int,
+    stop: int,
+    protocol: int,
+    datagram: np.uint64,
+    time_ns: int,
+    cache: Fragments,
+) -> int:
+    """Remember what a datagram's first fragment, with its transport header in ``raw[at:stop]``, tells.
+
+    Returns:
+        protocol << 32 | source port << 16 | destination port, or -1 where the ports are cut off.
+    """
+    ports = ports_at(raw, at, stop, protocol)
+    if ports < 0:
+        return -1
+    slot = datagram & _SLOT_MASK
+    cache.key[slot] = datagram
     cache.time_ns[slot] = time_ns
-    cache.value[slot] = value
+    cache.value[slot] = (protocol << 32) | ports
+    return cache.value[slot]
 
 
 @njit(cache=True, nogil=True)
-def recall(cache: Fragments, key: np.uint64, time_ns: int) -> int:
-    """Return what the first fragment of this datagram told within the last 30 s of event time, or -1."""
-    slot = key & _SLOT_MASK
-    if cache.key[slot] != key or abs(time_ns - cache.time_ns[slot]) > VALID_NS:
-        return -1
-    return cache.value[slot]
+def later_ports(
+    protocol: int, datagram: np.uint64, time_ns: int, cache: Fragments, counts: NDArray[np.int64]
+) -> int:
+    """Return what the datagram's first fragment told in the last 30 s of event time, or ports 0, counted."""
+    slot = datagram & _SLOT_MASK
+    if cache.key[slot] == datagram and abs(time_ns - cache.time_ns[slot]) <= VALID_NS:
+        return cache.value[slot]
+    if has_ports(protocol):
+        counts[FRAGMENTS_WITHOUT_FIRST] += 1
+    return protocol << 32

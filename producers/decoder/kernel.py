@@ -13,11 +13,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
+from producers.decoder.fragments import first_ports, later_ports
 from producers.decoder.link import ip_start
-from producers.decoder.network import DecodeState, decode_ip4, decode_ip6, skipped
+from producers.decoder.network import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE, decode_ip4, decode_ip6, skipped
 from producers.decoder.octets import u8
-from producers.decoder.reasons import ACCEPTED, BAD_IP_HEADER, CLAMPED_TIMES, TRUNCATED_IP
-from producers.decoder.transport import is_reversed
+from producers.decoder.reasons import (
+    ACCEPTED,
+    BAD_IP_HEADER,
+    CLAMPED_TIMES,
+    TRUNCATED_IP,
+    TRUNCATED_TRANSPORT,
+)
+from producers.decoder.state import DecodeState
+from producers.decoder.transport import is_reversed, ports_at, transport_fields
 from schemas.flow_key import hash_words
 
 FRAMES = 512
@@ -73,9 +81,9 @@ def decode_frames(
     time_column, octets, header_octets, ttl = out.time_ns, out.octets, out.header_octets, out.ttl
     tcp_window, tcp_flags, direction, flow_hash = out.tcp_window, out.tcp_flags, out.direction, out.flow_hash
     address_a, address_b, port_a, port_b = out.address_a, out.address_b, out.port_a, out.port_b
-    protocol, ip_version = out.protocol, out.ip_version
+    protocols, ip_version = out.protocol, out.ip_version
     for i in range(count):
-        start, time_ns = starts[i], times[i]
+        start, time_ns = starts[i], max(times[i], 0)
         end = start + lengths[i]
         at = ip_start(raw, start, end, link_types[i])
         if at < 0:
@@ -87,33 +95,50 @@ def decode_frames(
         wire_octets = max(lengths[i], originals[i]) - (at - start)
         version = u8(raw, at) >> 4
         if version == 4:
-            packet = decode_ip4(raw, at, end, wire_octets, max(time_ns, 0), state)
+            ip = decode_ip4(raw, at, end, wire_octets)
         elif version == 6:
-            packet = decode_ip6(raw, at, end, wire_octets, max(time_ns, 0), state)
+            ip = decode_ip6(raw, at, end, wire_octets)
         else:
-            packet = skipped(BAD_IP_HEADER)
-        counts[packet.result] += 1
-        if packet.result != ACCEPTED:
+            ip = skipped(BAD_IP_HEADER)
+        if ip.result != ACCEPTED:
+            counts[ip.result] += 1
             continue
-        if time_ns < 0:
+        protocol, header, flags, window = ip.protocol, ip.header_octets, 0, 0
+        if ip.part == WHOLE:
+            ports = ports_at(raw, ip.transport, ip.stop, protocol)
+        else:
+            if ip.part == FIRST_FRAGMENT:
+                told = first_ports(
+                    raw, ip.transport, ip.stop, protocol, ip.datagram, time_ns, state.fragments
+                )
+            else:
+                told = later_ports(protocol, ip.datagram, time_ns, state.fragments, counts)
+            ports = told if told < 0 else told & 0xFFFFFFFF
+            protocol = told >> 32
+        if ports < 0:
+            counts[TRUNCATED_TRANSPORT] += 1
+            continue
+        if ip.part != LATER_FRAGMENT:
+            transport_octets, flags, window = transport_fields(raw, ip.transport, ip.stop, protocol)
+            header += transport_octets
+        counts[ACCEPTED] += 1
+        if times[i] < 0:
             counts[CLAMPED_TIMES] += 1
-        a, b, ports, is_from_b = packet.source, packet.destination, packet.ports, False
-        if is_reversed(packet.order, ports, packet.protocol):
-            a, b, ports, is_from_b = b, a, ((ports & 0xFFFF) << 16) | (ports >> 16), True
-        time_column[row] = max(time_ns, 0)
-        octets[row] = packet.octets
-        header_octets[row] = packet.header_octets
-        ttl[row] = packet.ttl
-        tcp_window[row] = packet.tcp_window
-        tcp_flags[row] = packet.tcp_flags
+        a, b, is_from_b = ip.source, ip.destination, is_reversed(ip.order, ports, protocol)
+        if is_from_b:
+            a, b, ports = b, a, ((ports & 0xFFFF) << 16) | (ports >> 16)
+        time_column[row] = time_ns
+        octets[row] = ip.octets
+        header_octets[row] = min(header, ip.octets)
+        ttl[row] = ip.ttl
+        tcp_window[row] = window
+        tcp_flags[row] = flags
         direction[row] = is_from_b
         address_a[row, 0], address_a[row, 1] = a
         address_b[row, 0], address_b[row, 1] = b
         port_a[row], port_b[row] = ports >> 16, ports & 0xFFFF
-        protocol[row] = packet.protocol
-        ip_version[row] = packet.version
-        flow_hash[row] = hash_words(
-            a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, packet.protocol, packet.version
-        )
+        protocols[row] = protocol
+        ip_version[row] = version
+        flow_hash[row] = hash_words(a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, protocol, version)
         row += 1
     return row

@@ -9,25 +9,41 @@ from numpy.typing import NDArray
 from producers.decoder.octets import u8, u16_big, u32_big
 from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS, SCTP, TCP, UDP
 
+# What the five-tuple of a protocol holds besides addresses: nothing, ports, or an ICMP type and code.
+_NOTHING, _PORTS, _ICMP = 0, 1, 2
+_HOLDS = np.zeros(256, np.uint8)
+_HOLDS[[TCP, UDP, SCTP]] = _PORTS
+_HOLDS[[ICMP, ICMP6]] = _ICMP
+_HEADER_OCTETS = np.zeros(256, np.uint8)
+_HEADER_OCTETS[[TCP, UDP, SCTP, ICMP, ICMP6]] = (20, 8, 12, 8, 8)
+# The ICMP type that answers a type, or -1; ICMPv6 in the second half.
+_ANSWERS = np.concatenate((ICMP4_COUNTERPARTS, ICMP6_COUNTERPARTS))
+
 
 @njit(cache=True, nogil=True, forceinline=True)
 def has_ports(protocol: int) -> bool:
     """Return whether the five-tuple of this protocol has ports, or stand-ins for them."""
-    return protocol in (TCP, UDP, ICMP, ICMP6, SCTP)
+    return _HOLDS[np.uint64(protocol)] != _NOTHING
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _answer(kind: int, protocol: int) -> np.int64:
+    return np.int64(_ANSWERS[np.uint64(kind + (256 if protocol == ICMP6 else 0))])
 
 
 @njit(cache=True, nogil=True, forceinline=True)
 def ports_at(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> int:
     """Return source port << 16 | destination port of a transport header, or -1 where the bytes end before."""
-    if protocol in (TCP, UDP, SCTP):
+    holds = _HOLDS[np.uint64(protocol)]
+    if holds == _PORTS:
         return u32_big(raw, at) if end - at >= 4 else -1
-    if protocol in (ICMP, ICMP6):
-        if end - at < 2:
-            return -1
-        kind = u8(raw, at)
-        answer = np.int64(ICMP4_COUNTERPARTS[kind] if protocol == ICMP else ICMP6_COUNTERPARTS[kind])
-        return (kind << 16) | (answer if answer >= 0 else u8(raw, at + 1))
-    return 0
+    if holds == _NOTHING:
+        return 0
+    if end - at < 2:
+        return -1
+    kind = u8(raw, at)
+    answer = _answer(kind, protocol)
+    return (kind << 16) | (answer if answer >= 0 else u8(raw, at + 1))
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -44,24 +60,20 @@ def is_reversed(order: int, ports: int, protocol: int) -> bool:
     source_port = ports >> 16
     if order < 0 or (order == 0 and source_port <= ports & 0xFFFF):
         return False
-    if protocol == ICMP:
-        return ICMP4_COUNTERPARTS[source_port & 0xFF] >= 0
-    return protocol != ICMP6 or ICMP6_COUNTERPARTS[source_port & 0xFF] >= 0
+    return _HOLDS[np.uint64(protocol)] != _ICMP or _answer(source_port & 0xFF, protocol) >= 0
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def header_length(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> int:
-    """Return the octets of a transport header, the least it can be where the capture cut it short."""
-    if protocol == TCP:
-        return max(20, (u8(raw, at + 12) >> 4) * 4) if end - at > 12 else 20
-    if protocol in (UDP, ICMP, ICMP6):
-        return 8
-    return 12 if protocol == SCTP else 0
+def transport_fields(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> tuple[np.int64, int, int]:
+    """Return the octets of a transport header, and TCP's flags and window.
 
-
-@njit(cache=True, nogil=True, forceinline=True)
-def tcp_fields(raw: NDArray[np.uint8], at: int, end: int, protocol: int, has_header: bool) -> tuple[int, int]:
-    """Return TCP's flags and window; 0 where the capture cut them off or the packet has none."""
-    if protocol != TCP or not has_header or end - at < 14:
-        return 0, 0
-    return u8(raw, at + 13), u16_big(raw, at + 14) if end - at >= 16 else 0
+    Where the capture cut the header short, the octets are the least it can have, and flags or window 0.
+    """
+    octets, flags, window = np.int64(_HEADER_OCTETS[np.uint64(protocol)]), 0, 0
+    if protocol == TCP and end - at > 12:
+        octets = max(octets, (u8(raw, at + 12) >> 4) * 4)
+        if end - at >= 16:
+            flags, window = u8(raw, at + 13), u16_big(raw, at + 14)
+        elif end - at >= 14:
+            flags = u8(raw, at + 13)
+    return octets, flags, window

@@ -11,8 +11,8 @@ from typing import BinaryIO, Self
 
 from producers.columns import PacketColumns, allocate
 from producers.decoder.kernel import writable
-from producers.decoder.network import allocate_state
 from producers.decoder.reasons import UNKNOWN_LINK_TYPE, DecodeCounters, counters_of
+from producers.decoder.state import allocate_state
 from producers.sources.pcap import PcapReader, is_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng
 from producers.sources.reader import Reader, need
@@ -25,7 +25,7 @@ STDIN = "-"
 class Capture:
     """An open capture; use it as a context manager. Made by ``open_capture``."""
 
-    def __init__(self, path: str, file: BinaryIO, size: int | None, chunk_octets: int, mapped: bool) -> None:
+    def __init__(self, path: str, file: BinaryIO, size: int | None, chunk_octets: int) -> None:
         self.path = path
         self.name = "standard input" if path == STDIN else path
         self.size = size
@@ -35,15 +35,14 @@ class Capture:
         self._file = file
         self._state = allocate_state()
         self._window: Window | None = None
-        self._reader = self._open(chunk_octets, mapped)
+        self._reader = self._open(chunk_octets)
 
-    def _open(self, chunk_octets: int, mapped: bool) -> Reader:
+    def _open(self, chunk_octets: int) -> Reader:
         try:
             head = _read_head(self._file)
             if not head:
                 raise InputError(f"{self.name}: is empty, not a capture")
-            live = self.size is None
-            self._window = open_window(self._file, head, mapped and not live, live, chunk_octets)
+            self._window = open_window(self._file, head, self.size is None, chunk_octets)
             return _reader_for(self._window)
         except (ValueError, CorruptStream) as error:
             raise InputError(f"{self.name}: {error}") from None
@@ -68,7 +67,7 @@ class Capture:
             if rows:
                 yield columns.head(rows)
         if self._reader.warning:
-            self.warnings.append(f"{self.name}: {self._reader.warning}")
+            self.warnings[:] = [f"{self.name}: {self._reader.warning}"]
         counters = self.counters
         if counters.read and counters.read == self._state.counts[UNKNOWN_LINK_TYPE]:
             raise InputError(f"{self.name}: none of its link types is supported")
@@ -99,20 +98,21 @@ class Capture:
         self.close()
 
 
-def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, mapped: bool = True) -> Capture:
+def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS) -> Capture:
     """Open a pcap or pcapng capture, plain or compressed with gzip or zstd; the content tells which.
 
     Args:
         path: a file or a named pipe; ``-`` is standard input.
-        chunk_octets: bytes held in memory at a time where the capture is read as a stream.
-        mapped: whether a plain file is mapped into memory rather than read as a stream.
+        chunk_octets: bytes held in memory at a time, or one record where that is larger.
 
     Raises:
         InputError: it is missing, unreadable, empty, no capture, or its link type is not supported.
     """
     if path == STDIN:
+        if sys.stdin is None:
+            raise InputError("standard input: is closed")
         file = sys.stdin.buffer
-        return Capture(path, getattr(file, "raw", file), None, chunk_octets, mapped)
+        return Capture(path, getattr(file, "raw", file), None, chunk_octets)
     try:
         opened = Path(path).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
@@ -120,7 +120,7 @@ def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, mapped: bool = 
     status = Path(path).stat()
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     try:
-        return Capture(path, opened, size, chunk_octets, mapped)  # type: ignore[arg-type]
+        return Capture(path, opened, size, chunk_octets)  # type: ignore[arg-type]
     except BaseException:
         opened.close()
         raise

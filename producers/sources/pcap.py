@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from producers.columns import PacketColumns
 from producers.decoder.kernel import Frames, allocate_frames, decode_frames
 from producers.decoder.link import LINK_TYPES
-from producers.decoder.network import DecodeState
 from producers.decoder.octets import u32
 from producers.decoder.reasons import ABSURD_LENGTH, CUT_RECORD
+from producers.decoder.state import DecodeState
 from producers.sources.reader import ABSURD, FULL, MAX_CAPTURED, NEEDS_MORE, Reader, need
 from producers.sources.window import Window
 

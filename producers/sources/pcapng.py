@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
 from producers.decoder.kernel import Frames, allocate_frames, decode_frames
-from producers.decoder.network import DecodeState
 from producers.decoder.octets import u16, u32
 from producers.decoder.reasons import ABSURD_LENGTH, BAD_RECORD, CUT_RECORD, UNKNOWN_INTERFACE
+from producers.decoder.state import DecodeState
 from producers.sources.reader import ABSURD, CONTROL, FULL, NEEDS_MORE, Reader
 from producers.sources.window import Window
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from producers.columns import PacketColumns
-from producers.decoder.network import DecodeState
 from producers.decoder.reasons import counters_of
+from producers.decoder.state import DecodeState
 from producers.sources.window import CorruptStream, Window
 
 MAX_CAPTURED = 262_144

@@ -31,11 +31,11 @@ SEEDS = [
 
 
 def decode_anything(path: Path) -> Decoded | str:
-    """Return what a capture decodes to, or the error; mapped and streamed have to agree."""
+    """Return what a capture decodes to, or the error; the size of chunks makes no difference."""
     results: list[Decoded | str] = []
-    for mapped in (True, False):
+    for chunk_octets in (512, 1 << 20):
         try:
-            results.append(decode_file(path, max_packets=50, mapped=mapped, chunk_octets=512))
+            results.append(decode_file(path, max_packets=50, chunk_octets=chunk_octets))
         except InputError as error:
             results.append(str(error))
     assert results[0] == results[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.community_id import community_id
+from schemas.flow_key import hash_five_tuple
 from tests.producers.frames import (
     ICMP,
     ICMP6,
@@ -83,6 +84,8 @@ def test_both_directions_meet_and_community_ids_agree(tmp_path: Path) -> None:
             row["ip_version"],
         )
         assert community_id(*key) == reference(*five), five
+        a, b = (np.frombuffer(address, np.uint8) for address in key[:2])
+        assert row["flow_hash"] == hash_five_tuple(a, b, *key[2:])
         ids[key] = row["flow_hash"]
     assert len(set(ids.values())) == len(ids)
     returning = iter(rows[len(tuples) :])

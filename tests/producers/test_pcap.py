@@ -113,12 +113,12 @@ STREAMS: dict[str, Compress] = {
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("chunk_octets", [1, 61, 4096, 1 << 20])
 @pytest.mark.parametrize("make", [pcap, pcapng])
-def test_streams_equal_the_mapped_file(
+def test_compression_and_chunks_make_no_difference(
     tmp_path: Path, expected: Decoded, stream: str, chunk_octets: int, make: Callable[[list[Record]], bytes]
 ) -> None:
     path = write(tmp_path, STREAMS[stream](make(RECORDS)))
-    assert decode_file(path, chunk_octets=chunk_octets, mapped=False) == expected
-    with open_capture(str(path), mapped=False) as capture:
+    assert decode_file(path, chunk_octets=chunk_octets) == expected
+    with open_capture(str(path)) as capture:
         for _ in capture.blocks():
             pass
         assert capture.bytes_read == capture.size
@@ -186,7 +186,7 @@ def test_interfaces_have_their_own_link_types_and_clocks(tmp_path: Path) -> None
 def test_a_section_begins_anew(tmp_path: Path) -> None:
     big = section(">") + interface(101, order=">") + enhanced(Record(PACKET, 5000), order=">")
     again = section() + enhanced(RECORD)
-    decoded = decode(tmp_path, interfaces_of_all_kinds() + big + again, mapped=False, chunk_octets=50)
+    decoded = decode(tmp_path, interfaces_of_all_kinds() + big + again, chunk_octets=50)
     assert decoded.rows[3]["time_ns"] == 5000
     assert decoded.counters.skipped["unknown_interface"] == 2
 
@@ -242,7 +242,7 @@ def test_a_packet_longer_than_its_block_is_a_bad_record(tmp_path: Path) -> None:
 ABSURD = "holds an absurd record length, so that reading stopped"
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("chunk_octets", [30, 1 << 20])
 @pytest.mark.parametrize(
     ("content", "counters", "warning"),
     [
@@ -289,10 +289,10 @@ ABSURD = "holds an absurd record length, so that reading stopped"
     ],
 )
 def test_captures_that_end_badly_give_what_they_hold(
-    tmp_path: Path, content: bytes, counters: DecodeCounters, warning: str | None, mapped: bool
+    tmp_path: Path, content: bytes, counters: DecodeCounters, warning: str | None, chunk_octets: int
 ) -> None:
     path = write(tmp_path, content)
-    decoded = decode_file(path, mapped=mapped)
+    decoded = decode_file(path, chunk_octets=chunk_octets)
     assert decoded.counters == counters
     assert decoded.warnings == ([f"{path}: {warning}"] if warning else [])
 
@@ -345,9 +345,9 @@ def test_damage_inside_zstd_is_told(tmp_path: Path) -> None:
 )
 def test_what_is_no_capture_is_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path, content)
-    for mapped in (True, False):
+    for chunk_octets in (3, 1 << 20):
         with pytest.raises(InputError) as caught:
-            decode_file(path, mapped=mapped)
+            decode_file(path, chunk_octets=chunk_octets)
         text = str(caught.value)
         assert text.startswith(f"{path}: {message}")
         assert "\n" not in text
