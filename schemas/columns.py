@@ -6,9 +6,9 @@ A column is described in the schema file itself (``dtype``, ``unit``, ``doc``), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,22 @@ class Column:
     width_field: str | None = None
     """Name of the field that says how many values a row has, where the schema leaves that open."""
 
+    # Reached once per column and message, where NumPy's own attributes would cost more than the decoding.
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """Type of one value."""
+        return self.dtype.base
+
+    @cached_property
+    def width(self) -> tuple[int, ...]:
+        """Values in a row, as the shape behind the rows: empty for a plain column."""
+        return self.dtype.shape
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a row; where ``width_field`` is set, of one of its values."""
+        return self.dtype.itemsize
+
 
 def columns_of(schema: Mapping[str, Any]) -> tuple[Column, ...]:
     """Return the columns that a record schema declares, in the schema's order."""
@@ -51,7 +67,7 @@ def columns_of(schema: Mapping[str, Any]) -> tuple[Column, ...]:
 
 def pack(arrays: Mapping[str, Array], columns: Iterable[Column]) -> dict[str, bytes]:
     """Turn arrays into the ``bytes`` fields of a record; values are cast to the column's type."""
-    return {c.name: np.ascontiguousarray(arrays[c.name], dtype=c.dtype.base).tobytes() for c in columns}
+    return {c.name: np.ascontiguousarray(arrays[c.name], dtype=c.element).tobytes() for c in columns}
 
 
 def unpack(record: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Array]:
@@ -62,10 +78,12 @@ def unpack(record: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Ar
     """
     out: dict[str, Array] = {}
     for c in columns:
-        raw, rows = record[c.name], record[c.rows]
-        shape = (rows, *c.dtype.shape) if c.width_field is None else (rows, record[c.width_field])
-        row_bytes = c.dtype.base.itemsize * math.prod(shape[1:])
-        if min(shape) < 0 or len(raw) != rows * row_bytes:
+        raw, rows, row_bytes, width = record[c.name], record[c.rows], c.row_bytes, c.width
+        if c.width_field is not None:
+            width = (record[c.width_field],)
+            row_bytes *= width[0]
+        if rows < 0 or row_bytes < 0 or len(raw) != rows * row_bytes:
             raise CodecError(f"column {c.name}: {len(raw)} bytes are not {rows} rows of {row_bytes} bytes")
-        out[c.name] = np.frombuffer(raw, dtype=c.dtype.base).reshape(shape)
+        column: Array = np.frombuffer(raw, c.element)
+        out[c.name] = column.reshape(rows, *width) if width else column
     return out

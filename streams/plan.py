@@ -66,8 +66,11 @@ class Plan:
 
     def drain(self) -> Iterator[tuple[int, dict[str, Array]]]:
         """Yield (representation number, columns) of the rows in the buffers, and empty them."""
-        for number, rows in enumerate(self.filled.tolist()):
-            if rows:
-                out = self.outs[number]
-                yield number, columns_from(out.identity[:rows], out.features[:rows])
+        drained = [
+            (number, columns_from(out.identity[:rows], out.features[:rows]))
+            for number, (rows, out) in enumerate(zip(self.filled.tolist(), self.outs, strict=True))
+            if rows
+        ]
+        # Before the caller gets to do anything: another table may fill the buffers between two of these.
         self.filled[:] = 0
+        yield from drained

@@ -123,6 +123,7 @@ class ProbeFlows:
             elif status == STEP_BACK:
                 self.clock_steps += 1
                 yield from self.end_all()
+                self._slots[:] = -1
             else:
                 break
         yield from self._sweep_some(max(SWEEP_ROWS, 4 * packets))

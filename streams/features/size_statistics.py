@@ -14,11 +14,12 @@ FEATURE = Feature(
     name="size_statistics",
     doc="How long the packets are (IP octets, both directions).",
     # A float64 sum of squares is exact up to 2^53, some 2 million full-size packets, and good to 1e-16 beyond.
-    state=lambda depth: [("squares", "f8"), ("least", "u2"), ("most", "u2")],
+    # The minimum is kept as its distance from 65,535, so that a state of zeros is that of no packets.
+    state=lambda depth: [("squares", "f8"), ("below", "u2"), ("most", "u2")],
     columns=lambda depth: [
         FeatureColumn("octets_mean", "octets", "mean packet length"),
         FeatureColumn("octets_std", "octets", "population standard deviation of the packet length"),
-        FeatureColumn("octets_min", "octets", "shortest packet"),
+        FeatureColumn("octets_min", "octets", "shortest packet, at most 65,535"),
         FeatureColumn("octets_max", "octets", "longest packet; 65,535 stands for all beyond"),
     ],
 )
@@ -28,9 +29,8 @@ FEATURE = Feature(
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     octets = min(packet.octets, 65535)
-    # A squares of 0 marks the fresh state: no accepted packet has 0 octets.
-    if state.squares == 0.0 or octets < state.least:
-        state.least = octets
+    if 65535 - octets > state.below:
+        state.below = 65535 - octets
     if octets > state.most:
         state.most = octets
     state.squares += float(packet.octets) * float(packet.octets)
@@ -44,5 +44,5 @@ def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     variance = state.squares / packets - mean * mean
     out[at] = mean
     out[at + 1] = np.sqrt(variance) if variance > 0 else 0.0
-    out[at + 2] = state.least
+    out[at + 2] = 65535 - state.below
     out[at + 3] = state.most

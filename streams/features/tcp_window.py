@@ -1,4 +1,4 @@
-"""TCP window of the first packet each way: the initial windows of both stacks."""
+"""TCP window of the first packet each way that has one: the initial windows of both stacks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="tcp_window",
-    doc="TCP window field (unscaled) of the first packet each way, 0 if none came or not TCP.",
+    doc="TCP window field (unscaled) of the first packet each way with one above 0; 0 if none came or not TCP.",
     state=lambda depth: [("fwd", "u2"), ("rev", "u2")],
     columns=lambda depth: [
-        FeatureColumn("tcp_window_fwd", "octets", "window of the first packet from the source"),
-        FeatureColumn("tcp_window_rev", "octets", "window of the first packet to the source"),
+        FeatureColumn("tcp_window_fwd", "octets", "window of the first packet from the source that has one"),
+        FeatureColumn("tcp_window_rev", "octets", "window of the first packet to the source that has one"),
     ],
 )
 

@@ -1,4 +1,4 @@
-"""Time to live (hop limit) of the first packet each way: tells operating systems and distances apart."""
+"""Time to live (hop limit) of the first packet each way that has one: tells operating systems and distances apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="ttl",
-    doc="Time to live of the first packet each way, 0 if none came.",
+    doc="Time to live of the first packet each way with one above 0; 0 if none came.",
     state=lambda depth: [("fwd", "u1"), ("rev", "u1")],
     columns=lambda depth: [
         FeatureColumn("ttl_fwd", "hops", "time to live of the first packet from the source"),
