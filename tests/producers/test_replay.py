@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from infra.broker.embedded import EmbeddedBroker
 from producers.config import BusSettings, ReplaySettings
 from producers.labels import COLUMNS, read_labels
 from producers.probes import ProbeSpec, parse_probes
@@ -411,3 +412,64 @@ def test_a_missing_capture_is_told_before_the_bus_is_asked(tmp_path: Path) -> No
             BusSettings(bootstrap="127.0.0.1:1"),
             ReplayOptions(),
         )
+
+
+def bus_of(embedded: EmbeddedBroker, **more: Any) -> BusSettings:
+    return BusSettings.model_validate({"bootstrap": embedded.bootstrap, "partitions": PARTITIONS, **more})
+
+
+def test_a_replay_into_the_embedded_broker_asks_for_admission_and_is_acknowledged(
+    embedded: EmbeddedBroker, tmp_path: Path
+) -> None:
+    embedded.create_topic("x.packets", PARTITIONS)
+    embedded.create_topic("x.telemetry.cost", 1)
+    path = capture(tmp_path / "a.pcap", every(MS, 500))
+    admitted: list[tuple[str, int, int]] = []
+    summary = run_replay(
+        parse_probes([path]), bus_of(embedded, topic_prefix="x."), ReplayOptions(speed=None),
+        admit=lambda *asked: admitted.append(asked),
+    )  # fmt: skip
+    assert summary.packets_acked == 500
+    assert summary.messages_acked == summary.messages_sent == len(admitted) + 1
+    assert {topic for topic, _, _ in admitted} == {"x.packets"}
+    assert {partition for _, partition, _ in admitted} == set(range(PARTITIONS))
+
+
+@pytest.mark.parametrize(
+    ("topics", "reason"),
+    [
+        ({}, "there is no topic packets"),
+        ({"packets": 3}, "topic packets has 3 partitions, not 4"),
+        ({"packets": 4}, "there is no topic labels"),
+        ({"packets": 4, "labels": 4}, "there is no topic telemetry.cost"),
+    ],
+)
+def test_topics_that_do_not_fit_are_told_before_anything_is_sent(
+    embedded: EmbeddedBroker, tmp_path: Path, topics: dict[str, int], reason: str
+) -> None:
+    for name, partitions in topics.items():
+        embedded.create_topic(name, partitions)
+    path = capture(tmp_path / "a.pcap", [0])
+    labels = truth(tmp_path, [(1000, 0, 1, "dns")])
+    with pytest.raises(BusError, match=reason):
+        run_replay(parse_probes([path]), bus_of(embedded), ReplayOptions(labels=labels))
+
+
+def test_stopping_while_the_broker_is_waited_for_ends_the_replay(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", [0])
+    stop = threading.Event()
+    summary = run_replay(
+        parse_probes([path]), BusSettings(bootstrap="127.0.0.1:1"), ReplayOptions(),
+        stop=stop, on_wait=lambda _: stop.set(),
+    )  # fmt: skip
+    assert summary.interrupted
+    assert summary.loops == summary.messages_sent == 0
+
+
+def test_real_captures_go_through_whole(shared_data: Path) -> None:
+    paths = [str(p) for p in sorted((shared_data / "app").glob("*.pcap*"))[::9]]
+    assert paths
+    sink, summary = replayed(paths)
+    check_identity(sink.batches())
+    check_sums(summary, sink)
+    assert summary.total("packets_sent") == summary.total("packets_accepted") > 1000
