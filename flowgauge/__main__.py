@@ -12,7 +12,9 @@ def main() -> None:
 
     def work() -> int | None:
         from flowgauge.cli import invoke  # inside, so that Ctrl-C while importing ends quietly too
+        from schemas.kernel_cache import use_kernel_cache
 
+        use_kernel_cache()
         return invoke(sys.argv[1:])
 
     sys.exit(run(work))

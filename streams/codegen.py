@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +21,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from schemas.kernel_cache import cache_root
 from streams.config import RepresentationSettings
 from streams.feature import Feature, load_feature
 from streams.table import BASE_FIELDS, WINDOW_FIELDS
@@ -231,16 +231,9 @@ def source_of(representations: Sequence[Representation]) -> str:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "flowgauge" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    # A home that cannot be written to only costs a compilation per run.
-    return Path(tempfile.mkdtemp(prefix="flowgauge-kernels-"))
+    folder = cache_root() / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _digest(source: str, representations: Sequence[Representation]) -> str:
