@@ -1,13 +1,11 @@
-"""The thin edge: messages of feature and label topics in, prediction messages and dead letters out.
-
-``ModelWorker`` knows topics and bytes, but not Faust: whoever consumes hands it each message.
-"""
+"""The online model's handler: feature batches and labels from the bus in, predictions out."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,145 +15,131 @@ from models.online.learner import OnlineLearner
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
-from schemas import topics
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import parse_flow_id, partition_of
+from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from streams.dead_letters import DeadLetters
+from streams.faust_app import Message
 
-LOG = logging.getLogger("flowgauge.models")
-STAGE = "models"
+log = logging.getLogger("flowgauge")
 
-_DEAD_LETTER_BYTES = 65_536
-_MAX_REASONS_LOGGED = 100
-
-
-def feature_topics(settings: OnlineSettings) -> tuple[str, ...]:
-    """Return the topics, without prefix, that the model reads features from."""
-    return tuple(f"features.{name}" for name in settings.representations)
+FLUSH_TIMEOUT_S = 60.0
 
 
-class ModelWorker:
-    """One online model on the bus. ``on_message`` never raises.
+def input_topics(settings: OnlineSettings) -> tuple[str, ...]:
+    """Return the plain names of the topics that the model reads: its features, and labels."""
+    return (*(f"features.{name}" for name in settings.representations), LABELS)
 
-    ``failure`` is set once the bus refuses a message: from then on predictions are missing, so whoever runs
-    the worker must stop and commit nothing more.
+
+class ModelAgent:
+    """Handler of the feature topics and of ``labels``: one model for all partitions in hand.
+
+    The model stays in the process at a rebalance; rows of partitions that went elsewhere wait until they expire.
     """
 
     def __init__(
-        self, settings: OnlineSettings, bus: BusSettings, producer: Sink, learner: OnlineLearner | None = None
+        self, settings: OnlineSettings, bus: BusSettings, sink: Sink, learner: OnlineLearner | None = None
     ) -> None:
+        """Make the model, unless one is given; raises SettingsError for parameters that it has not."""
+        self.settings = settings
+        self.bus = bus
+        self.sink = sink
         self.learner = OnlineLearner(settings) if learner is None else learner
-        self.meter = StageMeter(STAGE, "rows", detail=settings.name)
-        self.failure: BusError | None = None
-        self._bus = bus
-        self._producer = producer
-        self._features = {topic_name(bus, name) for name in feature_topics(settings)}
-        self._labels = topic_name(bus, topics.LABELS)
-        self._predictions = topic_name(bus, topics.PREDICTIONS_FLOW)
-        self._reasons_logged: set[tuple[str, str]] = set()
+        self.totals: Counter[str] = Counter()
+        self.dead_letters = DeadLetters("models", bus, sink)
+        self._meter = StageMeter("models", "rows", detail=settings.name)
+        self._next_offset: dict[tuple[str, int], int] = {}
         self._told: Counter[str] = Counter()
+        self._next_telemetry_ns = 0
 
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """Return the full names of the topics to consume."""
-        return (*sorted(self._features), self._labels)
+    def counts(self) -> Counter[str]:
+        """Return all counters by name since the start."""
+        return self.totals + self.learner.counts
 
-    async def on_message(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
-    ) -> None:
-        """Handle a message; one that cannot be used goes to the dead letters.
-
-        Args:
-            topic: full name, prefix included.
-            partition, offset: where the message is.
-            key: its key.
-            value: the encoded message.
-        """
+    def on_message(self, message: Message) -> None:
+        """Predict on a feature batch, or learn from a label; raises BusError only."""
+        received_ns = time.time_ns()
+        source = (message.topic, message.partition)
+        if message.offset < self._next_offset.get(source, 0):
+            # Faust delivers a message twice around a rebalance; its predictions are on the bus already.
+            self.totals["messages_redelivered"] += 1
+            return
+        self._next_offset[source] = message.offset + 1
         try:
-            self._handle(topic, value)
-        except BusError as error:
-            self._fail(error)
-        except Exception as error:  # Faust would commit the message and go on: it must not vanish unseen
-            reason = str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
-            self._set_aside(topic, partition, offset, key, value, reason)
+            if not message.value:
+                raise CodecError("an empty message")
+            if message.topic == LABELS:
+                self.learner.on_label(decode("Label", message.value))
+            else:
+                self._on_features(message.value, received_ns)
+        except BusError:
+            raise
+        except CodecError as error:
+            self._set_aside(message, str(error))
+        except Exception as error:  # a defect must cost one message, not the worker
+            log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
+            self._set_aside(message, f"{type(error).__name__}: {error}")
 
-    def _handle(self, topic: str, value: bytes | None) -> None:
-        if not value:
-            raise CodecError("an empty message")
-        if topic in self._features:
-            self._on_features(value, time.time_ns())
-        elif topic == self._labels:
-            self.learner.on_label(decode("Label", value))
-        else:
-            raise CodecError(f"topic {topic} is none of the model's")
+    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+        """Publish the costs when it is time."""
+        self.sink.check()
+        now_ns = time.time_ns()
+        if now_ns >= self._next_telemetry_ns:
+            self._next_telemetry_ns = now_ns + round(self.settings.telemetry_interval_s * 1e9)
+            self._publish_telemetry(sum(waiting.values()))
 
-    def _on_features(self, value: bytes, received_time_ns: int) -> None:
+    def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
+        """Begin anew with offsets; what comes again is known by its prediction id too."""
+        self._next_offset.clear()
+
+    def flush(self) -> None:
+        """Return once every prediction is on the bus."""
+        if left := self.sink.flush(FLUSH_TIMEOUT_S):
+            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
+        self.sink.check()
+
+    def hand_over(self) -> None:
+        """Tell the last costs; the model has nothing that another worker could take over."""
+        self._publish_telemetry(None)
+        self.flush()
+        self._next_offset.clear()
+
+    def _on_features(self, value: bytes, received_ns: int) -> None:
         batch = decode_feature_batch(value)
-        self.meter.items_in += batch.rows
         made = 0
         try:
-            records = self.learner.on_features(batch, received_time_ns)
-            for record in records:
+            for record in self.learner.on_features(batch, received_ns):
                 self._produce(record)
                 made += 1
         finally:
-            self.meter.items_out += made
+            # Rows in are rows out and rows dropped, also where the model fails in the middle.
+            self._meter.items_in += batch.rows
+            self._meter.items_out += made
             other = batch.representation not in self.learner.classifiers
-            self.meter.drop("other_representation" if other else "failed", batch.rows - made)
-        self.meter.record_ns(time.time_ns() - batch.probe_time_ns, made)
+            self._meter.drop("other_representation" if other else "failed", batch.rows - made)
+        self._meter.record_ns(time.time_ns() - batch.probe_time_ns, made)
 
     def _produce(self, record: dict[str, Any]) -> None:
         value = encode("Prediction", record)
         flow_id = record["flow_id"]
-        partition = partition_of(np.uint64(parse_flow_id(flow_id)), self._bus.partitions)
-        self._producer.produce(self._predictions, value, partition=int(partition), key=flow_id)
-        self.meter.output_bytes += len(value)
+        partition = partition_of(np.uint64(parse_flow_id(flow_id)), self.bus.partitions)
+        self.sink.produce(topic_name(self.bus, PREDICTIONS_FLOW), value, partition, flow_id, items=1)
+        self._meter.output_bytes += len(value)
 
-    def publish_telemetry(self, now_ns: int | None = None) -> None:
-        """Publish what happened since the last call on ``telemetry.cost``; never raises."""
-        counts = self.learner.counts
-        for name, total in counts.items():
-            self.meter.count(name, total - self._told[name])
-        self._told = counts.copy()
-        self.meter.state_bytes = self.learner.state_bytes
-        record = self.meter.snapshot(now_ns)
-        try:
-            self._producer.produce(
-                topic_name(self._bus, topics.TELEMETRY_COST), encode("CostTelemetry", record), key=STAGE
-            )
-            self._producer.check()
-        except BusError as error:
-            self._fail(error)
+    def _set_aside(self, message: Message, reason: str) -> None:
+        self.totals["messages_set_aside"] += 1
+        self.dead_letters.put(
+            message.topic, message.partition, message.offset, message.key, message.value, reason
+        )
 
-    def _set_aside(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, reason: str
-    ) -> None:
-        """Count an unusable message, tell of it once a reason, and publish it as a dead letter."""
-        reason = " ".join(reason.split())[:500]
-        self.meter.count("dead_letters")
-        if (topic, reason) not in self._reasons_logged and len(self._reasons_logged) < _MAX_REASONS_LOGGED:
-            self._reasons_logged.add((topic, reason))
-            LOG.warning("dead letter from %s, partition %d, offset %d: %s", topic, partition, offset, reason)
-        letter = {
-            "topic": topic,
-            "partition": partition,
-            "offset": offset,
-            "stage": STAGE,
-            "reason": reason,
-            "time_ns": time.time_ns(),
-            "key": key,
-            "message_size": len(value or b""),
-            "message": (value or b"")[:_DEAD_LETTER_BYTES],
-        }
-        try:
-            self._producer.produce(
-                topic_name(self._bus, topics.DEAD_LETTERS), encode("DeadLetter", letter), key=topic
-            )
-        except BusError as error:
-            self._fail(error)
-
-    def _fail(self, error: BusError) -> None:
-        if self.failure is None:
-            self.failure = error
-            LOG.error("the bus refuses messages: %s", error)
+    def _publish_telemetry(self, waiting: int | None) -> None:
+        counts = self.counts()
+        for name, value in counts.items():
+            self._meter.count(name, value - self._told[name])
+        self._told = counts
+        self._meter.state_bytes = self.learner.state_bytes
+        self._meter.lag_records = waiting
+        record = encode("CostTelemetry", self._meter.snapshot())
+        self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from schemas.settings import Settings
+from streams.config import WorkerSettings
 
 ClassifierName = Literal[
     "mondrian_forest",
@@ -17,9 +17,12 @@ ClassifierName = Literal[
 ]
 
 
-class OnlineSettings(Settings):
+class OnlineSettings(WorkerSettings):
     """The online model: what it predicts on, how it learns, and the bounds of what it remembers."""
 
+    group: str = Field(
+        default="flowgauge-models", min_length=1, description="Consumer group of the model agents."
+    )
     name: str = Field(
         default="online",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$",
