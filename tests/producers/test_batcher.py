@@ -109,8 +109,9 @@ def test_pending_since_and_overdue_follow_what_waits() -> None:
     assert batcher.overdue(NOTHING_PENDING) == []
     columns = packets(150)
     assert kept(batcher.add(columns.part(0, 60), now_ns=5)) == []
-    assert batcher.since_ns.tolist() == [5]
-    assert [len(v["time_ns"]) for _, v in kept(batcher.add(columns.part(60, 150), now_ns=8))] == [100]
+    assert kept(batcher.add(columns.part(60, 70), now_ns=7)) == []
+    assert batcher.since_ns.tolist() == [5], "the first packet counts"
+    assert [len(v["time_ns"]) for _, v in kept(batcher.add(columns.part(70, 150), now_ns=8))] == [100]
     assert batcher.pending.tolist() == [50]
     assert batcher.since_ns.tolist() == [8]
     assert batcher.overdue(7) == []

@@ -288,6 +288,19 @@ def test_labels_carry_the_ids_of_the_flows_replayed(tmp_path: Path, speed: float
     assert len({r["flow_id"] for r, _ in records}) == 4
 
 
+def test_a_stopped_replay_sends_no_labels_of_flows_it_has_not_reached(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", every(MS, 900))
+    labels = truth(tmp_path, [(1000, 0, 2 * MS, "early"), (1001, 800 * MS, 899 * MS, "late")])
+    stop = threading.Event()
+    sink = FakeSink()
+    sink.on_produce = lambda message: stop.set()
+    replayed(
+        [path], sink=sink, stop=stop, labels=labels, label_delay_s=0, batch_packets=10, block_packets=100
+    )
+    found = [decode("Label", m.value)["label"] for m in sink.messages if m.topic == "labels"]
+    assert found == ["early"]
+
+
 def test_a_paced_label_comes_the_delay_after_the_flows_end(tmp_path: Path) -> None:
     path = capture(tmp_path / "a.pcap", every(10 * MS, 300), flows=2)
     labels = truth(tmp_path, [(1001, 10 * MS, 500 * MS, "doh")])
