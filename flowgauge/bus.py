@@ -65,7 +65,7 @@ def broker_topics(client: AdminClient, bus: BusSettings) -> dict[str, int]:
         BusError: no broker answers.
     """
     try:
-        found = client.list_topics(timeout=TIMEOUT_S)
+        found = client.list_topics(timeout=bus.connect_timeout_s)
     except KafkaException as error:
         raise BusError(f"no broker answers at {bus.bootstrap}: {reason(error)}") from error
     return {name: len(topic.partitions) for name, topic in found.topics.items() if topic.error is None}

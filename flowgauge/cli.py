@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.commands import broker, check, flows, replay, tail, topics
+from flowgauge.commands import broker, check, demo, flows, models, replay, streams, tail, topics
 from flowgauge.outcome import EXIT_CODES
 
 _HELP = "Gauge network flows on a message bus: what they are, how sure the model is, and what it cost."
@@ -24,7 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+app.command("demo")(demo.command)
 app.command("replay")(replay.command)
+app.command("streams")(streams.command)
+app.command("models")(models.command)
 app.command("flows")(flows.command)
 app.command("tail")(tail.command)
 app.command("topics")(topics.command)

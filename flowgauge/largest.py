@@ -46,6 +46,7 @@ class LargestFlows:
         """Return the rows as a table; ``flows`` is how many there were in all."""
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         title = f"The {len(self._kept)} largest of {flows} flows (sent + received)"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -57,5 +58,7 @@ class LargestFlows:
             packets, octets = (
                 f"{short(r[k + '_fwd'])} + {short(r[k + '_rev'])}" for k in ("packets", "octets")
             )
-            table.add_row(endpoints(r), packets, octets, duration(r["duration_ns"]), r["flow_end_reason"])
+            table.add_row(
+                Text(endpoints(r)), packets, octets, duration(r["duration_ns"]), r["flow_end_reason"]
+            )
         return table

@@ -39,6 +39,9 @@ NOT_SETTINGS = frozenset(
 
 _S = TypeVar("_S", bound=Settings)
 
+KeyPath = tuple[str, ...]
+"""Section, key and, where a key is a table of settings, the key in it."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -119,13 +122,13 @@ def load(
     merged: dict[str, Any] = {section: {} for section in classes}
     origins: dict[str, Origin] = {}
     if path is not None:
-        _merge_file(merged, origins, path, named_by)
+        _merge_file(merged, origins, path, named_by, classes)
     _merge_environment(merged, origins, environment, classes)
     for assignment in assignments:
         _assign(merged, origins, assignment, classes)
     for key, value in (flags or {}).items():
         if value is not None:
-            _put(merged, origins, key, value, Origin("flag", _flag_name(key)))
+            _put(merged, origins, tuple(key.split(".")), value, Origin("flag", _flag_name(key)))
     unknown = [section for section in merged if section not in classes]
     if unknown:
         raise _unknown(unknown[0], origins, sorted(classes))
@@ -133,7 +136,13 @@ def load(
     return Effective(sections, origins, path)
 
 
-def _merge_file(merged: dict[str, Any], origins: dict[str, Origin], path: Path, named_by: str) -> None:
+def _merge_file(
+    merged: dict[str, Any],
+    origins: dict[str, Origin],
+    path: Path,
+    named_by: str,
+    classes: Mapping[str, type[Settings]],
+) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -145,18 +154,22 @@ def _merge_file(merged: dict[str, Any], origins: dict[str, Origin], path: Path, 
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     origin = Origin("file", str(path))
-    for key, value in _leaves(tables):
+    for key, value in _leaves(tables, classes):
         _put(merged, origins, key, value, origin)
 
 
-def _leaves(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of every value below a table; an empty table is a value."""
+def _leaves(
+    table: Mapping[str, Any], classes: Mapping[str, type[Settings]], above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield (path, value) of every value of a key; a table is a value where its key is declared as one."""
     for key, value in table.items():
-        dotted = f"{above}.{key}" if above else key
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, dotted)
+        path = (*above, key)
+        field = _field(classes, path)
+        inside = len(path) == 1 or (field is not None and nested_settings(field.annotation) is not None)
+        if isinstance(value, dict) and value and inside:
+            yield from _leaves(value, classes, path)
         else:
-            yield dotted, value
+            yield path, value
 
 
 def _merge_environment(
@@ -168,15 +181,14 @@ def _merge_environment(
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
             continue
-        parts = name.removeprefix(PREFIX).lower().split("__")
-        key, origin = ".".join(parts), Origin("environment", name)
-        field = _field(classes, parts)
+        path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        field = _field(classes, path)
         if field is None:
             raise SettingsError(
-                f"environment variable {name}: there is no key {key}; "
-                f"{PREFIX}<SECTION>__<KEY> sets a key of {_section_list(classes)}{_keys_of(classes, parts)}"
+                f"environment variable {name}: there is no key {'.'.join(path)}; "
+                f"{PREFIX}<SECTION>__<KEY> sets a key of {_section_list(classes)}{_keys_of(classes, path)}"
             )
-        _put(merged, origins, key, parse_text(environment[name], field), origin)
+        _put(merged, origins, path, parse_text(environment[name], field), Origin("environment", name))
 
 
 def _assign(
@@ -186,29 +198,29 @@ def _assign(
     classes: Mapping[str, type[Settings]],
 ) -> None:
     key, equals, text = assignment.partition("=")
-    key = key.strip()
+    path = tuple(key.strip().split("."))
     if not equals:
         raise SettingsError(f"--set {assignment}: write it as section.key=value")
-    field = _field(classes, key.split("."))
+    field = _field(classes, path)
     if field is None:
-        raise SettingsError(f"--set {assignment}: there is no key {key}{_keys_of(classes, key.split('.'))}")
-    _put(merged, origins, key, parse_text(text.strip(), field), Origin("flag", "--set"))
+        raise SettingsError(f"--set {assignment}: there is no key {key.strip()}{_keys_of(classes, path)}")
+    _put(merged, origins, path, parse_text(text.strip(), field), Origin("flag", "--set"))
 
 
 def _section_list(classes: Mapping[str, type[Settings]]) -> str:
     return ", ".join(f"[{section}]" for section in classes)
 
 
-def _keys_of(classes: Mapping[str, type[Settings]], parts: list[str]) -> str:
-    kind = classes.get(parts[0])
-    return f" ([{parts[0]}] has {', '.join(sorted(kind.model_fields))})" if kind else ""
+def _keys_of(classes: Mapping[str, type[Settings]], path: KeyPath) -> str:
+    kind = classes.get(path[0])
+    return f" ([{path[0]}] has {', '.join(sorted(kind.model_fields))})" if kind else ""
 
 
-def _field(classes: Mapping[str, type[Settings]], parts: list[str]) -> FieldInfo | None:
+def _field(classes: Mapping[str, type[Settings]], path: KeyPath) -> FieldInfo | None:
     """Return the declared field of a key path, None if there is none (a section is no field)."""
-    kind = classes.get(parts[0])
+    kind = classes.get(path[0])
     found: FieldInfo | None = None
-    for part in parts[1:]:
+    for part in path[1:]:
         if kind is None or part not in kind.model_fields:
             return None
         found = kind.model_fields[part]
@@ -216,8 +228,10 @@ def _field(classes: Mapping[str, type[Settings]], parts: list[str]) -> FieldInfo
     return found
 
 
-def _put(merged: dict[str, Any], origins: dict[str, Origin], key: str, value: Any, origin: Origin) -> None:
-    *tables, last = key.split(".")
+def _put(
+    merged: dict[str, Any], origins: dict[str, Origin], path: KeyPath, value: Any, origin: Origin
+) -> None:
+    *tables, last = path
     at = merged
     for table in tables:
         below = at.setdefault(table, {})
@@ -225,7 +239,7 @@ def _put(merged: dict[str, Any], origins: dict[str, Origin], key: str, value: An
             below = at[table] = {}
         at = below
     at[last] = value
-    origins[key] = origin
+    origins[".".join(path)] = origin
 
 
 def _flag_name(key: str) -> str:
@@ -253,6 +267,8 @@ def _explain(
             field = above.model_fields.get(part) if above else None
             above = nested_settings(field.annotation) if field else None
         return _unknown(key, origins, sorted(above.model_fields) if above else [])
+    if first["type"] == "missing":
+        return SettingsError(f"{_place(key, origins)}{key} is missing")
     allowed = what_is_allowed(first)
     if not path:  # a rule about several keys together
         return SettingsError(f"{_place(section, origins)}[{section}]: {allowed}")

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -90,6 +91,8 @@ class Writer(ABC):
         return InputError(f"{self.path}: cannot write: {error.strerror}")
 
     def _discard(self) -> None:
+        with suppress(Exception):  # half a file may not end well, and it goes anyway
+            self._end()
         self._file.close()
         if self._target != self.path:
             self._target.unlink(missing_ok=True)

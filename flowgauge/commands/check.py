@@ -12,6 +12,7 @@ from flowgauge import options
 
 def command(
     config: options.Config = None,
+    settings: options.Set = None,
     as_json: options.Json = False,
     with_bus: Annotated[
         bool, typer.Option("--bus", help="Also check that the broker answers and has the topics.")
@@ -25,7 +26,7 @@ def command(
     from flowgauge.settings import load
     from flowgauge.settings_print import as_object, as_toml
 
-    effective = load(config)
+    effective = load(config, assignments=settings or ())
     problems: list[str] = []
     if with_bus:
         from flowgauge.bus import topic_states

@@ -1,0 +1,30 @@
+"""``flowgauge models``: a worker that predicts on feature records and learns from labels."""
+
+from __future__ import annotations
+
+from flowgauge import options
+
+
+def command(
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Run a model worker: feature records and labels in, predictions out, until Ctrl-C or SIGTERM.
+
+    When it stops it prints what it counted and how well it predicted.
+    """
+    from flowgauge.settings import load
+    from flowgauge.workers import log_to_stderr, show_counters, waiting
+    from models.online.config import OnlineSettings
+    from models.online.worker import run_worker
+    from producers.config import BusSettings
+
+    effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    log_to_stderr()
+    code, counters, learned = run_worker(
+        effective.get("models", OnlineSettings), effective.get("bus", BusSettings), waiting
+    )
+    show_counters("models", counters, as_json, learned)
+    return code
