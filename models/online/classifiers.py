@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from river import forest, linear_model, naive_bayes, optim, preprocessing, tree
+from river import forest, linear_model, optim, preprocessing, tree
 
+from models.online.smoothed_naive_bayes import SmoothedGaussianNB
 from schemas.errors import SettingsError
 
 Parameter = bool | int | float | str
@@ -74,9 +75,9 @@ def softmax_regression(seed: int, rate: float = 0.2, l2: float = 0.0) -> Any:
     )
 
 
-def gaussian_naive_bayes(seed: int) -> Any:
-    """Gaussian naive Bayes. Without randomness and without parameters."""
-    return naive_bayes.GaussianNB()
+def naive_bayes(seed: int, floor: float = 0.01) -> Any:
+    """Gaussian naive Bayes, ``floor`` added to its variances. Without randomness."""
+    return SmoothedGaussianNB(floor)
 
 
 FACTORIES: dict[str, Callable[..., Any]] = {
@@ -84,8 +85,23 @@ FACTORIES: dict[str, Callable[..., Any]] = {
     "adaptive_random_forest": adaptive_random_forest,
     "hoeffding_adaptive_tree": hoeffding_adaptive_tree,
     "softmax_regression": softmax_regression,
-    "naive_bayes": gaussian_naive_bayes,
+    "naive_bayes": naive_bayes,
 }
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "trees": (1, 1000),
+    "max_nodes": (3, 1e9),
+    "dirichlet": (1e-6, 1e3),
+    "grace_period": (1, 1e9),
+    "delta": (1e-12, 1.0),
+    "tau": (0.0, 1e3),
+    "max_mib": (0.1, 1e6),
+    "rate": (1e-9, 1e3),
+    "l2": (0.0, 1e3),
+    "floor": (1e-9, 1e9),
+}
+"""Least and greatest value of each parameter, whichever classifier has it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,8 @@ def recipe(algorithm: str, parameters: Mapping[str, Parameter], seed: int) -> Re
         # TOML's true is an int to Python, but not to a person.
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise SettingsError(f"{key}: {value!r} is not a{'n integer' if wanted == (int,) else ' number'}")
-        if not 0 <= value <= 1e9 or (isinstance(known[name], int) and value < 1):
-            raise SettingsError(f"{key}: {value!r} is out of range")
+        low, high = LIMITS[name]
+        if not low <= value <= high:
+            raise SettingsError(f"{key}: {value!r} is not from {low:g} to {high:g}")
     merged = {n: type(known[n])(parameters.get(n, known[n])) for n in sorted(known)}
     return Recipe(algorithm, tuple(merged.items()), seed)

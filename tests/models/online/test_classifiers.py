@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.online.classifier import NO_PREDICTION, OnlineClassifier
-from models.online.classifiers import FACTORIES, recipe
+from models.online.classifiers import FACTORIES, LIMITS, recipe
 from models.online.config import ClassifierName
 from schemas.errors import SettingsError
 
@@ -198,6 +199,8 @@ def test_the_version_tells_algorithm_parameters_and_labels_apart() -> None:
         ("mondrian_forest", {"trees": 2.5}, "models.parameters.trees"),
         ("mondrian_forest", {"trees": True}, "models.parameters.trees"),
         ("mondrian_forest", {"trees": 0}, "models.parameters.trees"),
+        ("naive_bayes", {"floor": 0.0}, "models.parameters.floor"),
+        ("hoeffding_adaptive_tree", {"delta": 2.0}, "models.parameters.delta"),
         ("softmax_regression", {"rate": "fast"}, "models.parameters.rate"),
         ("softmax_regression", {"rate": -1.0}, "models.parameters.rate"),
         ("softmax_regression", {"rate": float("nan")}, "models.parameters.rate"),
@@ -206,3 +209,29 @@ def test_the_version_tells_algorithm_parameters_and_labels_apart() -> None:
 def test_settings_errors_name_the_key(algorithm: str, parameters: dict[str, float], told: str) -> None:
     with pytest.raises(SettingsError, match=told.replace(".", r"\.")):
         recipe(algorithm, parameters, 1)
+
+
+def test_naive_bayes_takes_a_constant_feature_for_the_class_it_fits() -> None:
+    model = OnlineClassifier(recipe("naive_bayes", {}, 1))
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        model.learn(np.array([6, 0], np.float32), ("protocol", "size"), "tcp")
+        model.learn(np.array([rng.integers(1, 99), 0], np.float32), ("protocol", "size"), "any")
+    ((said, confidence),) = model.predict(np.array([[6, 0]], np.float32), ("protocol", "size"))
+    assert said == "tcp"
+    assert confidence > 0.8
+
+
+@ALL
+@pytest.mark.parametrize("end", [0, 1])
+def test_works_at_the_limits_of_its_parameters(algorithm: str, end: int) -> None:
+    costly = {"trees": 20, "max_nodes": 200}
+    has = inspect.signature(FACTORIES[algorithm]).parameters
+    chosen = {
+        n: type(p.default)(min(LIMITS[n][end], costly.get(n, 1e9))) for n, p in has.items() if n != "seed"
+    }
+    model = OnlineClassifier(recipe(algorithm, chosen, 1))
+    features, labels = stream(60)
+    for row, name in zip(features, labels, strict=True):
+        model.learn(row, NAMES, name)
+    assert all(0.0 <= confidence <= 1.0 for _, confidence in model.predict(features, NAMES))
