@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,10 +79,10 @@ def test_predictions_go_to_the_partition_of_their_flow() -> None:
     to, sink = agent("lab.")
     give(to, "features.early", feature_batch([FLOW, 5]).encode())
     assert [(t, p, k) for t, _, p, k in sink.messages] == [
-        ("lab.predictions.flow", partition_of(FLOW, 8), "abcd000000000001"),
+        ("lab.predictions.flow", partition_of(np.uint64(FLOW), 8), "abcd000000000001"),
         ("lab.predictions.flow", 0, "0000000000000005"),
     ]
-    assert partition_of(FLOW, 8) == 5
+    assert partition_of(np.uint64(FLOW), 8) == 5
     assert [r["label"] for r in sink.records("lab.predictions.flow", "Prediction")] == [None, None]
 
 
