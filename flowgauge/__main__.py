@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from flowgauge.outcome import run
+from flowgauge.outcome import INTERRUPTED, run
 
 
 def main() -> None:
@@ -17,7 +18,13 @@ def main() -> None:
         use_kernel_cache()
         return invoke(sys.argv[1:])
 
-    sys.exit(run(work))
+    code = run(work)
+    if code == INTERRUPTED:
+        # Python kills itself with SIGINT at its end if a Ctrl-C once passed through an exec(), caught or not; we
+        # have ended in order, and the code shall say so.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

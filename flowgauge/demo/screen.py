@@ -15,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flowgauge.demo.account import Check
-from flowgauge.demo.tally import Record, Score, Tally
+from flowgauge.demo.tally import LAST_SHOWN, Record, Score, Tally
 from flowgauge.messages import duration, endpoints, short
 
 REFRESH_S = 0.25
 LINE_EVERY_S = 2.0
+WIDE_COLUMNS = 110
+OTHER_LINES = 24
 STARTING = "starting the workers; a first run compiles for some seconds"
 
 
@@ -123,33 +125,29 @@ def _early_first(item: tuple[tuple[str, int], Score]) -> tuple[int, str]:
 
 def cost_table(tally: Tally) -> Table:
     """Return what each stage cost so far."""
-    numbers = ("items", "CPU each", "CPU", "state", "output", "p50", "p99")
+    numbers = ("CPU each", "state", "output", "p50", "p99")
     table = _table(
-        "stage", "items", "", *numbers[1:], title="Cost, and latency from the probe", right=numbers
+        "stage", "items", *numbers, title="Cost, and latency from the probe", right=("items", *numbers)
     )
     for stage in ("replay", "flows", "models"):
         cost = tally.costs.get(stage)
-        if cost is None:
-            continue
-        busy = cost.cpu_ns / cost.interval_ns if cost.interval_ns else 0.0
-        table.add_row(
-            stage,
-            short(cost.items_in),
-            cost.unit,
-            duration(cost.cpu_ns_per_item),
-            f"{busy:.0%}",
-            f"{short(cost.state_bytes)}B",
-            f"{short(cost.output_bytes)}B",
-            duration(cost.latency_p50_ns),
-            duration(cost.latency_p99_ns),
-        )
+        if cost is not None:
+            table.add_row(
+                stage,
+                f"{short(cost.items_in)} {cost.unit}",
+                duration(cost.cpu_ns_per_item),
+                f"{short(cost.state_bytes)}B",
+                f"{short(cost.output_bytes)}B",
+                duration(cost.latency_p50_ns),
+                duration(cost.latency_p99_ns),
+            )
     return table
 
 
-def predictions_table(tally: Tally) -> Table:
+def predictions_table(tally: Tally, rows: int = LAST_SHOWN) -> Table:
     """Return the last predictions, newest first."""
     table = _table("flow", "when", "is", "sure", "truth", title="Predictions", right=("sure",))
-    for record in reversed(tally.last):
+    for record in list(reversed(tally.last))[:rows]:
         table.add_row(*prediction_row(tally, record))
     return table
 
@@ -212,6 +210,11 @@ class Screen:
             self._next = now + LINE_EVERY_S
             self._console.print(status_line(self._progress, self._tally), soft_wrap=True)
 
+    def _room(self) -> int:
+        """Return how many predictions fit above the other tables; a narrow terminal needs two lines for each."""
+        lines = 1 if self._console.width >= WIDE_COLUMNS else 2
+        return min(LAST_SHOWN, max(2, (self._console.height - OTHER_LINES) // lines))
+
     def _view(self) -> RenderableType:
         progress, tally = self._progress, self._tally
         head = Text(f"{progress.phase}, {progress.elapsed_s:.0f} s", "bold cyan")
@@ -219,7 +222,7 @@ class Screen:
         parts: list[RenderableType] = [Text(self._banner, "dim"), Text.assemble(head, "  ", bar)]
         parts.append(rates_line(progress, tally))
         if tally.last:
-            parts.append(predictions_table(tally))
+            parts.append(predictions_table(tally, self._room()))
         if tally.scores:
             parts.append(accuracy_table(tally))
         if tally.costs:
