@@ -38,7 +38,7 @@ def save(partition: Partition) -> bytes:
         )
     text = json.dumps({"layout": partition.plan.layout, "probes": head, "counters": partition.counters})
     raw = b"".join([_LENGTH.pack(len(text)), text.encode(), *bodies])
-    return zstandard.ZstdCompressor(level=LEVEL).compress(raw)
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(raw)
 
 
 def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
@@ -49,12 +49,15 @@ def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
     """
     try:
         return _load(data, plan, number, monotonic_ns)
-    except (zstandard.ZstdError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (zstandard.ZstdError, ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
         raise CodecError(f"flow state of partition {number} cannot be read: {error}") from error
 
 
 def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
-    raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES)
+    claimed = zstandard.frame_content_size(data)
+    if not 0 <= claimed <= MAX_BYTES:  # ``decompress`` would believe it
+        raise ValueError(f"it claims a size of {claimed} bytes")
+    raw = zstandard.ZstdDecompressor().decompress(data)
     (size,) = _LENGTH.unpack_from(raw)
     head = json.loads(raw[_LENGTH.size : _LENGTH.size + size])
     if head["layout"] != plan.layout:
@@ -68,6 +71,8 @@ def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
                 f"flow state of partition {number} holds {entry['rows']} flows, "
                 f"more than streams.max_flows = {plan.settings.max_flows}"
             )
+        if entry["rows"] < 0:
+            raise ValueError(f"{entry['rows']} flows")
         rows = np.frombuffer(raw, plan.row_dtype, entry["rows"], at)
         at += rows.nbytes
         flows = ProbeFlows(plan, entry["probe"])
@@ -76,4 +81,6 @@ def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
         flows.clock_steps = entry["clock_steps"]
         sequences = {int(epoch): int(sequence) for epoch, sequence in entry["sequences"]}
         partition.probes[entry["probe"]] = ProbeState(flows, sequences, monotonic_ns, entry["replayed"])
+    if at != len(raw):
+        raise ValueError(f"{len(raw) - at} bytes follow its flows")
     return partition

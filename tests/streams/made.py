@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -200,8 +201,8 @@ class Run:
         return self.take(self.partition.end_all(0))
 
     @property
-    def counts(self) -> dict[str, int]:
-        return dict(self.partition.counts())
+    def counts(self) -> Counter[str]:
+        return self.partition.counts()
 
 
 def run(plan: Plan, packets: Sequence[Made], size: int = 2048) -> Run:
