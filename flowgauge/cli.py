@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.commands import broker, check, demo, flows, models, replay, streams, tail, topics
+from flowgauge.commands import bench, broker, check, demo, flows, models, replay, streams, tail, topics
 from flowgauge.outcome import EXIT_CODES
 
 _HELP = "Gauge network flows on a message bus: what they are, how sure the model is, and what it cost."
@@ -32,6 +32,7 @@ app.command("flows")(flows.command)
 app.command("tail")(tail.command)
 app.command("topics")(topics.command)
 app.command("check")(check.command)
+app.command("bench")(bench.command)
 app.add_typer(broker.app, name="broker")
 
 

@@ -1,0 +1,167 @@
+"""The run of ``flowgauge bench``: makes the input, measures the stages asked for, reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import infra.lab
+from flowgauge.bench.corpus import MAX_OCTETS, TARGET_PACKETS, Corpus, make_corpus
+from flowgauge.bench.machine import describe
+from flowgauge.bench.peers import DPKT, HINT, NFSTREAM, add_peer, missing
+from flowgauge.bench.results import Result
+from flowgauge.outcome import FAILED, OK, tell
+from flowgauge.settings import Effective
+from producers.config import BusSettings
+from schemas.errors import InputError, SettingsError
+from streams.config import StreamsSettings
+
+STAGES = ("decode", "flows", "encode", "agent", "bus", "state")
+DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
+_PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure."""
+
+    stages: tuple[str, ...] = STAGES
+    peers: bool = False
+    min_seconds: float = 1.0
+    """Least duration of each repeat of a stage on one core."""
+    packets: int = 20_000_000
+    """Least number of packets through the bus."""
+    corpus_packets: int = TARGET_PACKETS
+    corpus_octets: int = MAX_OCTETS
+    many_flows: int = 1_000_000
+    external_bus: bool = False
+
+
+def parse_stages(text: str) -> tuple[str, ...]:
+    """Return the stages named in ``decode,flows,…``, in the order in which they run."""
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(names - set(STAGES))
+    if unknown or not names:
+        raise SettingsError(f"--stages {text}: choose from {','.join(STAGES)}")
+    return tuple(stage for stage in STAGES if stage in names)
+
+
+def run(effective: Effective, captures: Sequence[str], options: BenchOptions, as_json: bool) -> int:
+    """Measure and print; the exit code is 1 where the bus lost, doubled or dropped a packet.
+
+    Raises:
+        InputError: a capture that cannot be read.
+        BusError: no broker for the stage ``bus``, or a process of a measurement failed.
+    """
+    machine = describe()
+    capture, results = bench(effective, captures, options)
+    if as_json:
+        found = {"machine": machine, "capture": capture, "results": [result.as_dict() for result in results]}
+        print(json.dumps(found))
+    else:
+        from flowgauge.bench.report import show
+
+        show(machine, capture, results)
+    if any(result.details.get("accounted") is False for result in results):
+        tell("flowgauge: not every packet is accounted for: see books of the stage bus (--json)")
+        return FAILED
+    return OK
+
+
+def bench(
+    effective: Effective, captures: Sequence[str], options: BenchOptions
+) -> tuple[dict[str, Any], list[Result]]:
+    """Measure; return what the input is and a result for each measurement."""
+    paths = list(captures) or [str(DEMO_CAPTURE)]
+    if not captures and not DEMO_CAPTURE.is_file():
+        raise InputError(f"{DEMO_CAPTURE}: the shipped capture is missing; name captures to measure with")
+    peers = _present_peers() if options.peers else ()
+    with make_corpus(paths, options.corpus_packets, options.corpus_octets) as corpus:
+        return _Bench(effective, options, corpus, peers).run()
+
+
+def _present_peers() -> tuple[str, ...]:
+    absent = missing()
+    if absent:
+        tell(f"flowgauge: {' and '.join(absent)} not installed, so not measured: {HINT}")
+    return tuple(name for name in (NFSTREAM, DPKT) if name not in absent)
+
+
+class _Bench:
+    """One run over one corpus."""
+
+    def __init__(
+        self, effective: Effective, options: BenchOptions, corpus: Corpus, peers: Sequence[str]
+    ) -> None:
+        from flowgauge.bench.stages.flows import make_flows
+
+        self._options, self._corpus, self._peers = options, corpus, peers
+        self._streams = effective.get("streams", StreamsSettings)
+        self._bus = effective.get("bus", BusSettings)
+        _step(f"{corpus.frames:,} frames, {corpus.octets >> 20} MiB; compiling what is not compiled yet")
+        self._found = make_flows(corpus, self._streams, self._bus.partitions)
+        if not self._found.packets:
+            raise InputError(f"{', '.join(corpus.captures)}: no IP packet to measure with")
+
+    def run(self) -> tuple[dict[str, Any], list[Result]]:
+        """Measure the stages in order."""
+        results: list[Result] = []
+        for stage in self._options.stages:
+            _step(f"measuring {stage}")
+            results += self._stage(stage)
+        capture = {
+            **self._corpus.describe(),
+            "packets": self._found.packets,
+            "flows": self._found.flows,
+        }
+        return capture, results
+
+    def _stage(self, stage: str) -> list[Result]:
+        if stage == "bus":
+            return [self._measure_bus()]
+        if stage == "state":
+            from flowgauge.bench.stages.state import state
+
+            return state(self._streams, self._bus.partitions, self._options.many_flows)
+        result = self._on_one_core(stage)
+        peer = _PEER_OF.get(stage)
+        if peer in self._peers:
+            _step(f"measuring {peer}")
+            add_peer(result, str(peer), self._corpus)
+        return [result]
+
+    def _on_one_core(self, stage: str) -> Result:
+        corpus, streams, partitions = self._corpus, self._streams, self._bus.partitions
+        seconds = self._options.min_seconds
+        if stage == "decode":
+            from flowgauge.bench.stages.decode import decode
+
+            return decode(corpus, seconds)
+        if stage == "flows":
+            from flowgauge.bench.stages.flows import flows
+
+            return flows(corpus, streams, partitions, seconds)
+        if stage == "encode":
+            from flowgauge.bench.stages.encode import encode
+
+            return encode(corpus, partitions, seconds)
+        from flowgauge.bench.stages.agent import agent
+
+        return agent(corpus, streams, partitions, seconds)
+
+    def _measure_bus(self) -> Result:
+        from flowgauge.bench.stages.bus import bus
+
+        options = self._options
+        return bus(
+            self._corpus, self._found.packets, self._streams, self._bus, options.packets,
+            options.external_bus, _step,
+        )  # fmt: skip
+
+
+def _step(what: str) -> None:
+    print(f"flowgauge: {what}", file=sys.stderr, flush=True)

@@ -1,0 +1,58 @@
+"""``flowgauge bench``: what each stage does on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+
+def command(
+    captures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CAPTURE…",
+            help="pcap or pcapng files, also .gz and .zst, read as one; without any, the shipped capture.",
+        ),
+    ] = None,
+    stages: Annotated[
+        str, typer.Option(metavar="STAGE,…", help="What to measure.")
+    ] = "decode,flows,encode,agent,bus,state",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also measure NFStream and dpkt on the same packets.")
+    ] = False,
+    min_seconds: Annotated[
+        float, typer.Option(min=0.0, max=600.0, help="Least duration of each repeat of a stage.")
+    ] = 1.0,
+    packets: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Least number of packets sent through the bus.")
+    ] = 20_000_000,
+    bus: Annotated[
+        str | None,
+        typer.Option("--bus", metavar="HOST:PORT", help="Use this broker; without it one is started."),
+    ] = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Measure decode, flow table, encode, agent, the way over Kafka and the memory of flow state.
+
+    Captures are expanded into temporary files first and repeated, with event time going on, until the run is
+    long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
+    give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
+    exactly one flow record; where not, the exit code is 1.
+    """
+    from flowgauge.bench.run import BenchOptions, parse_stages, run
+    from flowgauge.settings import load
+
+    effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    chosen = BenchOptions(
+        stages=parse_stages(stages),
+        peers=peers,
+        min_seconds=min_seconds,
+        packets=packets,
+        external_bus=bus is not None,
+    )
+    return run(effective, captures or (), chosen, as_json)
