@@ -25,7 +25,7 @@ def columns_from(identity: NDArray[Any], features: NDArray[np.float32]) -> dict[
     """
     columns: dict[str, Array] = {}
     for c in ROW_COLUMNS:
-        column = np.ascontiguousarray(identity[c.name])
+        column = identity[c.name].copy()  # also where one row makes the view contiguous
         columns[c.name] = column.view(np.uint8) if c.name.endswith("_address") else column
     columns["features"] = features.copy()
     return columns
