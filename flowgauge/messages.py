@@ -203,6 +203,7 @@ def _cost_line(r: Record) -> str:
         parts.append(f"latency p50 {duration(r['latency_p50_ns'])} p99 {duration(r['latency_p99_ns'])}")
     parts += [f"dropped {reason}: {count}" for reason, count in r["dropped"].items() if count]
     parts += [f"{counter} {count}" for counter, count in r["counters"].items() if count]
+    parts += [f"{gauge} {value:.4g}" for gauge, value in r["gauges"].items()]
     return f"{clock(r['time_ns'])} {what} in {duration(r['interval_ns'])}: " + ", ".join(parts)
 
 

@@ -72,6 +72,7 @@ class StageMeter:
         self.instance = instance_name()
         self.state_bytes = 0
         self.lag_records: int | None = None
+        self._gauges: dict[str, float] = {}
         self.latency = LatencyHistogram()
         self._begin(time.time_ns())
 
@@ -93,6 +94,13 @@ class StageMeter:
         if events:
             self._counters[name] = self._counters.get(name, 0) + events
 
+    def gauge(self, name: str, value: float | None) -> None:
+        """Set a value as it stands now; it stays until it is set again, or taken away with None."""
+        if value is None:
+            self._gauges.pop(name, None)
+        else:
+            self._gauges[name] = float(value)
+
     def record_ns(self, latency_ns: int, count: int = 1) -> None:
         """Count the time from the probe to this stage's output, of ``count`` items."""
         self.latency.record_ns(latency_ns, count)
@@ -100,11 +108,11 @@ class StageMeter:
     def snapshot(self, now_ns: int | None = None) -> dict[str, Any]:
         """Return the interval since the last call as a ``CostTelemetry`` record, and begin the next.
 
-        ``now_ns`` is the wall clock, ns since the Unix epoch. Gauges (``state_bytes``, ``lag_records``) stay.
+        ``now_ns`` is the wall clock, ns since the Unix epoch. Gauges (also ``state_bytes``, ``lag_records``) stay.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
         record: dict[str, Any] = {
-            "schema_version": 1,
+            "schema_version": 2,
             "stage": self.stage,
             "instance": self.instance,
             "detail": self.detail,
@@ -121,6 +129,7 @@ class StageMeter:
             "latency_p50_ns": self.latency.quantile_ns(0.5),
             "latency_p99_ns": self.latency.quantile_ns(0.99),
             "lag_records": self.lag_records,
+            "gauges": dict(self._gauges),
         }
         self._begin(now_ns)
         return record

@@ -183,11 +183,12 @@ def test_costs_in_a_line() -> None:
         "stage": "flows", "instance": "h:1", "time_ns": 0, "interval_ns": 10**9, "unit": "packets", "items_in": 1000,
         "items_out": 10, "dropped": {"late": 2, "none": 0}, "counters": {}, "cpu_ns": 250_000, "state_bytes": 4096,
         "output_bytes": 9, "latency_p50_ns": 1_500_000, "latency_p99_ns": 2_000_000_000,
+        "gauges": {"accuracy": 0.93751},
     }  # fmt: skip
     name, (record,) = records_of(encode("CostTelemetry", cost))
     assert line_of(name, record) == (
         "1970-01-01 00:00:00.000 flows in 1 s: 1000 in, 10 out (packets), cpu 250 us, 250 ns each, state 4096 B, "
-        "output 9 B, latency p50 1.5 ms p99 2 s, dropped late: 2"
+        "output 9 B, latency p50 1.5 ms p99 2 s, dropped late: 2, accuracy 0.9375"
     )
 
 

@@ -64,6 +64,19 @@ def test_a_snapshot_is_a_cost_record_and_starts_the_next_interval() -> None:
     assert following["state_bytes"] == 4096
 
 
+def test_gauges_stay_from_interval_to_interval_until_taken_away() -> None:
+    meter = StageMeter("models", "rows")
+    meter.gauge("accuracy", 0.5)
+    meter.gauge("lag_s", 2)
+    first = meter.snapshot()
+    meter.gauge("accuracy", 0.75)
+    meter.gauge("lag_s", None)
+    meter.gauge("never", None)
+    assert decode("CostTelemetry", encode("CostTelemetry", first)) == first
+    assert first["gauges"] == {"accuracy": 0.5, "lag_s": 2.0}
+    assert meter.snapshot()["gauges"] == meter.snapshot()["gauges"] == {"accuracy": 0.75}
+
+
 @pytest.mark.parametrize("now_ns", [0, -1])
 def test_a_clock_set_back_gives_no_negative_interval(now_ns: int) -> None:
     assert StageMeter("x", "rows").snapshot(now_ns)["interval_ns"] == 0
