@@ -9,6 +9,8 @@ smaller port. ICMP has no ports; its type and code stand in for them as Communit
 
 from __future__ import annotations
 
+from string import hexdigits
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -145,6 +147,6 @@ def format_flow_id(flow_id: int) -> str:
 
 def parse_flow_id(text: str) -> int:
     """Return the flow id that 16 hexadecimal digits stand for; raises ValueError for anything else."""
-    if len(text) != 16:
+    if len(text) != 16 or not set(text) <= set(hexdigits):  # int() would take signs and spaces too
         raise ValueError(f"a flow id has 16 hexadecimal digits, not {text!r}")
     return int(text, 16)

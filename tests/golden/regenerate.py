@@ -1,0 +1,97 @@
+"""Writes the golden files anew: ``python -m tests.golden.regenerate``; then review the difference.
+
+A golden message of a schema that has changed since is kept under a name with its fingerprint: readers go on
+reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from schemas.codec import HEADER_BYTES, NAMES, decode, schema
+from schemas.columns import columns_of
+from tests.conftest import ROOT
+from tests.golden.captures import CAPTURES, records
+from tests.schemas.messages import message, readable
+
+HERE = Path(__file__).parent
+MESSAGES = HERE / "messages"
+COLUMNS = HERE / "columns.json"
+DEMO = ROOT / "infra" / "lab" / "data" / "demo.pcap.gz"
+DEMO_RECORDS = 50
+
+
+def as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def columns_table() -> dict[str, dict[str, str]]:
+    """Return what consumers rely on about each column: type, width, unit and row count field."""
+    return {
+        name: {
+            c.name: " ".join(
+                [c.element.str, "x".join(map(str, c.width or (c.width_field or 1,))), c.unit, c.rows]
+            )
+            for c in columns_of(schema(name))
+        }
+        for name in NAMES
+    }
+
+
+def summary_of(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a capture's counts, and its rows."""
+    summary, lines = records(path)
+    told = summary.as_dict()
+    told.pop("duration_s")
+    return told, lines
+
+
+def write_lines(path: Path, head: dict[str, Any], lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in [json.dumps(head), *lines]), encoding="utf-8")
+
+
+def made(name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return counts and rows of a capture made by hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "made.pcap"
+        path.write_bytes(CAPTURES[name]())
+        return summary_of(path)
+
+
+def demo() -> tuple[dict[str, Any], list[str]]:
+    """Return the demo capture's counts with a digest of all rows, and its first flow records."""
+    told, lines = summary_of(DEMO)
+    told["sha256"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    flows = [line for line in lines if line.startswith('{"representation": "flow"')]
+    return told, flows[:DEMO_RECORDS]
+
+
+def write_messages() -> None:
+    MESSAGES.mkdir(exist_ok=True)
+    for name in NAMES:
+        data, path = message(name), MESSAGES / f"{name}.avro"
+        if path.exists() and path.read_bytes()[:HEADER_BYTES] != data[:HEADER_BYTES]:
+            fingerprint = path.read_bytes()[2:HEADER_BYTES].hex()
+            for old in (path, path.with_suffix(".json")):
+                old.rename(old.with_name(f"{name}.{fingerprint}{old.suffix}"))
+        path.write_bytes(data)
+        text = as_text(readable(name, decode(name, data)))
+        path.with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    write_messages()
+    COLUMNS.write_text(as_text(columns_table()), encoding="utf-8")
+    for name in CAPTURES:
+        write_lines(HERE / f"{name}.jsonl", *made(name))
+    if DEMO.is_file():
+        write_lines(HERE / "demo.jsonl", *demo())
+
+
+if __name__ == "__main__":
+    main()
