@@ -29,6 +29,8 @@ class TopicState:
     partitions: int
     """0 where the topic is missing."""
     problem: str
+    compared: bool
+    """Whether the broker told the topic's settings, so that they could be compared too."""
 
 
 def project_topics(streams: StreamsSettings) -> dict[str, Topic]:
@@ -83,12 +85,16 @@ def topic_states(effective: Effective) -> list[TopicState]:
     client = admin(bus)
     there = broker_topics(client, bus)
     topics = project_topics(effective.get("streams", StreamsSettings))
-    configs = _configs(client, [topic_name(bus, name) for name in topics if topic_name(bus, name) in there])
+    configs = _configs(
+        client,
+        [topic_name(bus, name) for name in topics if topic_name(bus, name) in there],
+        bus.connect_timeout_s,
+    )
     states = []
     for topic in topics.values():
         name, wanted = topic_name(bus, topic.name), topic.partitions(bus.partitions)
         problem = _problem(name, wanted, there.get(name, 0), topic.config, configs.get(name))
-        states.append(TopicState(name, topic.doc, wanted, there.get(name, 0), problem))
+        states.append(TopicState(name, topic.doc, wanted, there.get(name, 0), problem, name in configs))
     return states
 
 
@@ -105,15 +111,15 @@ def _problem(
     return ""
 
 
-def _configs(client: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+def _configs(client: AdminClient, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
     """Return broker settings by topic; empty where the broker has no such request (the embedded one)."""
     out: dict[str, dict[str, str]] = {}
     if not names:
         return out
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    for resource, future in client.describe_configs(resources, request_timeout=TIMEOUT_S).items():
+    for resource, future in client.describe_configs(resources, request_timeout=timeout_s).items():
         try:
-            entries: Mapping[str, Any] = future.result(timeout=TIMEOUT_S)
+            entries: Mapping[str, Any] = future.result(timeout=timeout_s)
         except (KafkaException, TimeoutError):
             continue
         out[resource.name] = {key: entry.value for key, entry in entries.items()}
@@ -141,7 +147,8 @@ def create_missing(effective: Effective) -> list[str]:
     ]
     if not new:
         return []
-    for name, future in admin(bus).create_topics(new, request_timeout=TIMEOUT_S).items():
+    client = admin(bus)  # it must live until the answers are in
+    for name, future in client.create_topics(new, request_timeout=TIMEOUT_S).items():
         try:
             future.result(timeout=TIMEOUT_S + 5)
         except KafkaException as error:

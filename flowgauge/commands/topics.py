@@ -35,6 +35,10 @@ def command(
         for state in states:
             note = "created" if state.name in created else ("ok" if not state.problem else "!!")
             typer.echo(f"{state.name:<{width}}  {state.partitions:>3} partitions  {note:<7}  {state.doc}")
+    if any(state.partitions and not state.compared for state in states):
+        typer.echo(
+            "flowgauge: the broker does not tell the settings of topics: they are not compared", err=True
+        )
     problems = [state.problem for state in states if state.problem]
     for problem in problems:
         typer.echo(f"flowgauge: {problem}", err=True)

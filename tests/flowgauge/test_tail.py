@@ -127,9 +127,11 @@ def test_topics_are_compared_with_the_settings(
 ) -> None:
     for topic in TOPICS:
         embedded.create_topic(topic.name, topic.partitions(3))
-    arguments = ["topics", "--bus", embedded.bootstrap, "--set"]
+    arguments = ["topics", "--bus", embedded.bootstrap, "--set", "bus.connect_timeout_s=1", "--set"]
     assert invoke([*arguments, "bus.partitions=3", "--json"]) in (0, None)
-    states = json.loads(capsys.readouterr().out)["topics"]
+    out, err = capsys.readouterr()
+    assert err == "flowgauge: the broker does not tell the settings of topics: they are not compared\n"
+    states = json.loads(out)["topics"]
     assert {s["name"]: s["partitions"] for s in states} == {t.name: t.partitions(3) for t in TOPICS}
     assert invoke([*arguments, "bus.partitions=4"]) == 1
     assert "topic packets has 3 partitions, bus.partitions asks for 4" in capsys.readouterr().err
