@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from streams.config import StreamsSettings
 
 TIMEOUT_S = 10.0
 _BROKER_DEFAULT = -1
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -156,4 +158,14 @@ def create_missing(effective: Effective) -> list[str]:
                 raise BusError(f"{bus.bootstrap}: cannot create topic {name}: {reason(error)}") from error
         except TimeoutError as error:
             raise BusError(f"{bus.bootstrap}: no answer while creating topic {name}") from error
+    _await_topics(client, bus, set(missing))
     return list(missing)
+
+
+def _await_topics(client: AdminClient, bus: BusSettings, names: set[str]) -> None:
+    """Wait until the broker lists new topics: it creates them in its log first and serves them a moment later."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not names <= broker_topics(client, bus).keys():
+        if time.monotonic() > deadline:
+            raise BusError(f"{bus.bootstrap}: new topics are not served after {TIMEOUT_S:.0f} s")
+        time.sleep(_POLL_S)
