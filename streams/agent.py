@@ -14,13 +14,13 @@ from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.errors import BusError, CodecError
 from schemas.features import FeatureBatch
-from schemas.packets import PacketBatch, decode_packet_batch
+from schemas.packets import decode_packet_batch
 from schemas.topics import PACKETS, TELEMETRY_COST
 from streams import checkpoint
 from streams.config import StreamsSettings
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
-from streams.handover import StateReader, write_state
+from streams.handover import SLOTS, Position, State, StateReader, write_state
 from streams.partition import Partition
 from streams.plan import Plan
 from streams.probe_flows import warm_up
@@ -41,12 +41,21 @@ class FlowsAgent:
         self.sink = sink
         self.partitions: dict[int, Partition] = {}
         self.next_offset: dict[int, int] = {}
+        self._saved: dict[int, int] = {}
+        """Offset of the state last written, by partition."""
+        self._slots: dict[int, int] = {}
+        """Where the next state goes."""
         self.totals: Counter[str] = Counter()
         """Counts of partitions that were handed over, and of state restored or lost."""
         self.dead_letters = DeadLetters("flows", bus, sink)
         self._meter = StageMeter("flows", "packets")
         self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
+
+    @property
+    def meter(self) -> StageMeter:
+        """What this agent counts about itself."""
+        return self._meter
 
     def counts(self) -> Counter[str]:
         """Return all counters by name since the worker started."""
@@ -59,15 +68,16 @@ class FlowsAgent:
         """Fold a packet batch in and produce the rows it makes due."""
         received_ns = time.time_ns()
         if message.offset < self.next_offset.get(message.partition, 0):
-            # Faust delivers a message twice around a rebalance: the offset tells before the sequence does.
+            # What came after the last commit comes again when a worker goes on from a state that has seen it.
             self.totals["messages_redelivered"] += 1
             return
         self.next_offset[message.partition] = message.offset + 1
         try:
-            batch = decode_packet_batch(message.value)
+            batch = decode_packet_batch(message.value or b"")
         except CodecError as error:
             self._set_aside(message, str(error))
             return
+        self._meter.items_in += batch.packets
         partition = self._partition(message.partition)
         before = partition.counters["packets_duplicate"]
         try:
@@ -75,10 +85,14 @@ class FlowsAgent:
         except BusError:
             raise
         except Exception as error:  # a defect must cost one message, not the worker
-            log.exception("packets [%d] offset %d", message.partition, message.offset)
+            log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
+            self.plan.filled[:] = 0
+            self._meter.drop("failed", batch.packets)
             self._set_aside(message, f"{type(error).__name__}: {error}")
             return
-        self._measure(batch, partition.counters["packets_duplicate"] - before)
+        duplicate = partition.counters["packets_duplicate"] - before
+        self._meter.drop("duplicate", duplicate)
+        self._meter.items_out += batch.packets - duplicate
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Close what silence makes due, in partitions where nothing waits; publish the costs."""
@@ -93,32 +107,44 @@ class FlowsAgent:
 
     def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
         """Take over the state that former workers left."""
-        self.partitions.clear()
-        self.next_offset.clear()
+        self._let_go()
         mine = partitions.get(PACKETS, set())
-        group = f"{self.bus.topic_prefix}{self.plan.settings.group}"
-        with StateReader(self.bus) as reader:
-            committed = reader.committed(group, topic_name(self.bus, PACKETS), mine)
-            for number in sorted(mine):
-                self.partitions[number] = self._restore(reader, number, committed[number])
+        with StateReader(self.bus, self.plan.settings.group) as reader:
+            for number, position in reader.positions(topic_name(self.bus, PACKETS), mine).items():
+                state = reader.read(number, position.committed)
+                self.partitions[number] = self._restore(number, position, state)
 
     def flush(self) -> None:
-        """Return once every row produced is on the bus."""
+        """Bring every row produced to the bus, and the state of every partition that has seen something new."""
+        for number, offset in self.next_offset.items():
+            if self._saved.get(number) != offset:
+                self._save(number)
         if left := self.sink.flush(FLUSH_TIMEOUT_S):
             raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
         self.sink.check()
 
     def hand_over(self) -> None:
         """Leave the state of every partition on ``flows.state``, then let go of it."""
-        for number, partition in self.partitions.items():
-            if number in self.next_offset:
-                state = checkpoint.save(partition)
-                write_state(self.sink, self.bus, number, self.next_offset[number], self.plan.layout, state)
-            self.totals.update(partition.counts())
+        # Silence may have closed flows since the last message, so all are saved.
+        self._saved.clear()
         self._publish_telemetry(None)
         self.flush()
-        self.partitions.clear()
-        self.next_offset.clear()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for partition in self.partitions.values():
+            self.totals.update(partition.counts())
+        for held in (self.partitions, self.next_offset, self._saved, self._slots):
+            held.clear()
+
+    def _save(self, number: int) -> None:
+        body = checkpoint.save(self._partition(number))
+        slot = self._slots.get(number, 0)
+        state = State(self.next_offset[number], slot, self.plan.layout, body)
+        write_state(self.sink, self.bus, self.plan.settings.group, number, state)
+        self._slots[number] = (slot + 1) % SLOTS
+        self._saved[number] = state.offset
+        self._meter.count("state_saved_bytes", len(body))
 
     def _partition(self, number: int) -> Partition:
         partition = self.partitions.get(number)
@@ -126,23 +152,30 @@ class FlowsAgent:
             partition = self.partitions[number] = Partition(self.plan, number)
         return partition
 
-    def _restore(self, reader: StateReader, number: int, committed: int) -> Partition:
+    def _restore(self, number: int, position: Position, state: State | None) -> Partition:
         """Return the partition as its last worker left it, or a new one where there is nothing to go on from."""
+        where = f"{topic_name(self.bus, PACKETS)} [{number}]"
+        if state is None or state.offset < position.committed:
+            if position.committed > 0:
+                found = "none" if state is None else f"one up to {state.offset:,}"
+                self.totals["states_unusable" if state is None else "states_outdated"] += 1
+                log.error(
+                    "%s: no whole flow state up to offset %d, but %s; its open flows are lost",
+                    where,
+                    position.committed,
+                    found,
+                )
+            return Partition(self.plan, number)
+        self._slots[number] = (state.slot + 1) % SLOTS
         try:
-            found = reader.read(number)
-            if found is None:
-                return Partition(self.plan, number)
-            offset, state = found
-            if offset < committed:
-                # A worker went on from this state and died: what it held cannot be told any more.
-                self.totals["states_outdated"] += 1
-                return Partition(self.plan, number)
-            partition = checkpoint.load(state, self.plan, number, time.monotonic_ns())
+            if state.offset > position.end:
+                raise CodecError(f"flow state of {where} is of a topic that is gone")
+            partition = checkpoint.load(state.body, self.plan, number, time.monotonic_ns())
         except CodecError as error:
             self.totals["states_unusable"] += 1
             log.error("%s; its open flows are lost", error)
             return Partition(self.plan, number)
-        self.next_offset[number] = offset
+        self.next_offset[number] = self._saved[number] = state.offset
         self.totals["states_restored"] += 1
         # What the former worker counted is in its own totals.
         partition.forget_counts()
@@ -159,20 +192,13 @@ class FlowsAgent:
                 items=batch.rows,
             )
             self._meter.output_bytes += len(value)
-            self._meter.count(f"rows_{batch.representation}", batch.rows)
             self._meter.record_ns(now_ns - batch.probe_time_ns, batch.rows)
 
     def _set_aside(self, message: Message, reason: str) -> None:
         self.totals["messages_set_aside"] += 1
-        self._meter.count("messages_set_aside")
         self.dead_letters.put(
             message.topic, message.partition, message.offset, message.key, message.value, reason
         )
-
-    def _measure(self, batch: PacketBatch, duplicate: int) -> None:
-        self._meter.items_in += batch.packets
-        self._meter.items_out += batch.packets - duplicate
-        self._meter.drop("duplicate", duplicate)
 
     def _publish_telemetry(self, waiting: int | None) -> None:
         counts = self.counts()

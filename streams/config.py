@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from producers.config import MetricsSettings
 from schemas.settings import Settings
 
 Kind = Literal["early", "window", "flow"]
@@ -54,7 +55,7 @@ DEFAULT_REPRESENTATIONS = (
 )
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(MetricsSettings):
     """What every worker of the bus has: its consumer group and how it consumes."""
 
     group: str = Field(description="Consumer group; workers of one group share the partitions.")
@@ -67,6 +68,13 @@ class WorkerSettings(Settings):
     )
     commit_interval_s: float = Field(
         default=0.5, ge=0.05, le=60, description="Time between commits in seconds."
+    )
+    commit_share: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="Most of a worker's time that goes into what a commit needs, such as a copy of the flow state "
+        "on the bus. Commits come less often where it would be more.",
     )
     session_timeout_s: float = Field(
         default=10.0,

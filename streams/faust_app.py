@@ -3,10 +3,11 @@
 What Faust (0.15.3) does on its own and this room changes:
 
 - An agent that raises skips its message and commits past it. The loop here never raises.
-- At a rebalance it forgets which messages were acked since the last commit, so they come again; and it commits
-  before it signals. ``HandoverConsumer`` drains and hands over first, then commits.
-- It commits periodically without asking what else must be safe first. Here the handler's output is flushed
-  before every commit, so an offset committed means that everything made of it is on the bus.
+- At a rebalance it forgets which messages were acked since the last commit, so they come again; it commits
+  before it signals; and it acks what it clears from its queues. ``HandoverConsumer`` drains and hands over
+  first, then commits, and never further than the handler has come.
+- It commits periodically without asking what else must be safe first. Here the handler is flushed before every
+  commit, so an offset committed means that everything made of the messages before it is on the bus.
 - Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
 """
 
@@ -18,6 +19,7 @@ import logging
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +30,12 @@ import uvloop
 from faust.transport.drivers import aiokafka as driver
 
 from producers.config import BusSettings, topic_name
+from producers.health import Health
+from producers.metrics import serving
+from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
+from streams.lag import Lag
 
 log = logging.getLogger("flowgauge")
 
@@ -44,13 +50,17 @@ class Message:
     partition: int
     offset: int
     key: bytes | None
-    value: bytes
+    value: bytes | None
     waiting: int
     """Messages that the broker holds behind this one, as far as the client knows."""
 
 
 class Handler(Protocol):
     """What an agent does. Every method runs on the worker's event loop, one at a time."""
+
+    @property
+    def meter(self) -> StageMeter:
+        """What the agent counts about itself; its lag in seconds is set here."""
 
     def on_message(self, message: Message) -> None:
         """Take a message. Errors about the message are the handler's to count; BusError stops the worker."""
@@ -62,7 +72,11 @@ class Handler(Protocol):
         """Get ready for these partitions (all that are assigned, by plain topic) before their first message."""
 
     def flush(self) -> None:
-        """Return once everything made so far is on the bus; raises BusError if it cannot be."""
+        """Make it safe to forget the messages so far: called before every commit of their offsets.
+
+        Raises:
+            BusError: what was made of them cannot be brought to the bus.
+        """
 
     def hand_over(self) -> None:
         """Leave the partitions in hand to the next worker; called after the last message, before its commit."""
@@ -72,7 +86,7 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer with the handler's flush and hand-over at the right moments."""
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        """Drain, hand over and commit while Faust still knows what was acked."""
+        """Drain, hand over and commit before the partitions are anyone else's."""
         assignment = self.assignment()
         if assignment and not self.app.should_stop:
             self.stop_flow()
@@ -80,6 +94,7 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
             self.pause_partitions(assignment)
             self.app.flow_control.clear()
             await self.wait_empty()
+        self.app.runner.handled.clear()
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
@@ -93,10 +108,23 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
             await self.app.runner.hand_over()
             await self.commit_and_end_transactions()
 
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit, unless the last one took so much work that it is too early."""
+        if not self.app.runner.may_commit():
+            return False
+        committed: bool = await super().force_commit(topics, start_new_transaction)
+        return committed
+
+    def _new_offset(self, tp: Any) -> int | None:
+        # Faust counts acks, and it acks messages that it skips at a rebalance. What the handler has seen counts.
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        self._gap.pop(tp, None)
+        offset: int | None = self.app.runner.handled.get(tp)
+        return offset
+
     async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
-        # Refusing the commit here would stop commits for good (Faust has already taken the offsets off its
-        # list), so a failure stops the worker.
-        if not await self.app.runner.guarded(self.app.runner.handler.flush):
+        if not await self.app.runner.flush():
             return False
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
         return committed
@@ -111,7 +139,13 @@ class Runner:
         """Make the app; nothing connects before ``run``."""
         self.handler = handler
         self.failure: FlowgaugeError | None = None
+        self.handled: dict[Any, int] = {}
+        """Offset of the first message not handled yet, by Faust's topic and partition."""
         self._names = {topic_name(bus, name): name for name in topics}
+        self._settings = settings
+        self._lag = Lag()
+        self._health = Health(settings.stall_s)
+        self._next_commit_s = 0.0
         self._holding = False
         self._worker: _Worker | None = None
         uvloop.install()
@@ -135,7 +169,10 @@ class Runner:
         """
         self._worker = _Worker(self.app)
         try:
-            self._worker.execute_from_commandline()
+            with serving(self._settings, [self.handler.meter], self._health):
+                self._worker.execute_from_commandline()
+        except FlowgaugeError:
+            raise
         except SystemExit as stopped:
             if self.failure is None and stopped.code:
                 self.failure = BusError("the worker stopped; its log says why")
@@ -146,11 +183,15 @@ class Runner:
         return 130 if self._worker.interrupted else 0
 
     async def guarded(self, step: Callable[[], None]) -> bool:
-        """Run a step of the handler; on a FlowgaugeError stop the worker and return False."""
+        """Run a step of the handler; on an error stop the worker and return False."""
         try:
             step()
         except FlowgaugeError as error:
             self._fail(error)
+            return False
+        except Exception as error:
+            log.exception("the worker stops")
+            self._fail(FlowgaugeError(f"unexpected {type(error).__name__}: {error}"))
             return False
         return True
 
@@ -159,6 +200,18 @@ class Runner:
         if self._holding:
             self._holding = False
             await self.guarded(self.handler.hand_over)
+
+    def may_commit(self) -> bool:
+        """Return whether the share of the time that commits may take allows another; a hand-over always does."""
+        return not self._holding or time.monotonic() >= self._next_commit_s
+
+    async def flush(self) -> bool:
+        """Flush the handler; return False if that failed."""
+        began_s = time.thread_time()
+        done = await self.guarded(self.handler.flush)
+        spent_s = time.thread_time() - began_s
+        self._next_commit_s = time.monotonic() + spent_s / self._settings.commit_share
+        return done
 
     def _fail(self, error: FlowgaugeError) -> None:
         if self.failure is None:
@@ -180,6 +233,8 @@ class Runner:
             if not await self.guarded(partial(self.handler.on_message, message)):
                 # Going on, or returning, would acknowledge the message.
                 await asyncio.Event().wait()
+            self.handled[raw.tp] = raw.offset + 1
+            self._lag.took((message.topic, message.partition), round(raw.timestamp * 1e9))
 
     async def _tick(self) -> None:
         if not self._holding or self.failed:
@@ -189,10 +244,14 @@ class Runner:
             for tp in self.app.consumer.assignment()
             if tp.topic in self._names
         }
+        self.handler.meter.gauge("lag_s", self._lag.seconds(waiting, time.time_ns()))
+        self._health.tick(sum(waiting.values()), self._lag.taken)
         await self.guarded(lambda: self.handler.on_tick(waiting))
 
     def _waiting(self, tp: Any, position: int | None) -> int:
         end = self.app.consumer.highwater(tp)
+        if position is None:
+            position = self.handled.get(tp)
         if position is None:
             position = self.app.consumer._read_offset.get(tp)
             position = None if position is None else position + 1
@@ -203,6 +262,7 @@ class Runner:
         for tp in app.consumer.assignment():
             if tp.topic in self._names:
                 partitions.setdefault(self._names[tp.topic], set()).add(tp.partition)
+        self._lag.clear()
         if await self.guarded(lambda: self.handler.on_assigned(partitions)):
             self._holding = True
 

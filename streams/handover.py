@@ -1,16 +1,20 @@
-"""The ``flows.state`` topic: where a worker leaves a partition's flow state and the next one finds it.
+"""The ``flows.state`` topic: copies of the flow state, from which the next worker goes on.
 
-A state is split into parts that fit a message, keyed by their number, so that compaction keeps the newest of
-each. Every part carries the digest of the whole: parts of different states are never mixed.
+A copy goes with every commit. It is split into parts that fit a message; a part's key is the group, the
+partition, a slot and its number, and copies alternate between two slots: while one is being written, compaction
+leaves the one before alone. Every part carries the digest of the whole, so parts of different copies are never
+mixed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
@@ -19,56 +23,62 @@ from schemas.errors import BusError, CodecError
 from schemas.topics import FLOWS_STATE
 
 PART_BYTES = 900_000
+SLOTS = 2
 READ_TIMEOUT_S = 60.0
+_TAIL = 8
+"""Messages looked at first, from the end; a state of more parts is looked for further back."""
 
 
-def write_state(sink: Sink, bus: BusSettings, partition: int, offset: int, layout: str, state: bytes) -> None:
-    """Produce a partition's state; the caller flushes.
+class State(NamedTuple):
+    """A copy of a partition's flow state."""
 
-    Args:
-        sink: the producer.
-        bus: names the topic.
-        partition: of the ``packets`` topic, and of the state's.
-        offset: of the first message that the state has not seen.
-        layout: digest of the settings the state was made with.
-        state: see ``streams.checkpoint.save``.
-    """
-    bodies = [state[at : at + PART_BYTES] for at in range(0, len(state), PART_BYTES)] or [b""]
-    digest = hashlib.sha256(state).digest()
-    for part, body in enumerate(bodies):
+    offset: int
+    """Of the first message that the state has not seen."""
+    slot: int
+    layout: str
+    """Digest of the settings it was made with."""
+    body: bytes
+    """See ``streams.checkpoint.save``."""
+
+
+class Position(NamedTuple):
+    """Where a group is in a partition; -1 where it has not committed."""
+
+    committed: int
+    end: int
+
+
+def write_state(sink: Sink, bus: BusSettings, group: str, partition: int, state: State) -> None:
+    """Produce a copy of the state of a partition of ``packets``; the caller flushes."""
+    body = state.body
+    bodies = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)] or [b""]
+    digest = hashlib.sha256(body).digest()
+    for part, piece in enumerate(bodies):
         record = {
             "partition": partition,
-            "offset": offset,
-            "layout": layout,
+            "offset": state.offset,
+            "layout": state.layout,
             "part": part,
             "parts": len(bodies),
             "digest": digest,
-            "body": body,
+            "body": piece,
         }
         sink.produce(
             topic_name(bus, FLOWS_STATE),
             encode("FlowState", record),
             partition=partition,
-            key=f"{partition}/{part}",
+            key=f"{group}/{partition}/{state.slot}/{part}",
         )
 
 
 class StateReader:
     """Reads states back; one connection for all partitions of an assignment."""
 
-    def __init__(self, bus: BusSettings) -> None:
+    def __init__(self, bus: BusSettings, group: str) -> None:
+        self._bus = bus
+        self._group = group
         self._topic = topic_name(bus, FLOWS_STATE)
-        self._bootstrap = bus.bootstrap
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bus.bootstrap,
-                "group.id": "flowgauge-state-reader",
-                "enable.auto.commit": False,
-                "fetch.wait.max.ms": 10,
-                "log_level": 0,
-                **bus.client,
-            }
-        )
+        self._consumer = _consumer(bus, "flowgauge-state-reader")
 
     def __enter__(self) -> StateReader:
         return self
@@ -76,55 +86,93 @@ class StateReader:
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
-    def committed(self, group: str, topic: str, partitions: set[int]) -> dict[int, int]:
-        """Return the committed offset of each partition for a group, -1 where there is none."""
+    def positions(self, topic: str, partitions: Iterable[int]) -> dict[int, Position]:
+        """Return where the group is in each partition of a topic (full name).
+
+        Raises:
+            BusError: the broker does not say.
+        """
         asked = [TopicPartition(topic, p) for p in sorted(partitions)]
-        consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": group, "log_level": 0})
+        if not asked:
+            return {}
+        consumer = _consumer(self._bus, f"{self._bus.topic_prefix}{self._group}")
         try:
-            return {tp.partition: max(-1, tp.offset) for tp in consumer.committed(asked, READ_TIMEOUT_S)}
+            return {
+                tp.partition: Position(
+                    max(-1, tp.offset), consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)[1]
+                )
+                for tp in consumer.committed(asked, READ_TIMEOUT_S)
+            }
         except KafkaException as error:
             raise BusError(f"topic {topic}: committed offsets cannot be read: {error.args[0]}") from error
         finally:
             consumer.close()
 
-    def read(self, partition: int) -> tuple[int, bytes] | None:
-        """Return (offset, state) of the newest whole state of a partition, or None.
+    def read(self, partition: int, committed: int) -> State | None:
+        """Return the newest whole state of a partition, or None.
+
+        It is looked for from the end, no further back than it takes to find one from ``committed`` on.
 
         Raises:
             BusError: the topic cannot be read.
-            CodecError: the newest state is incomplete or damaged.
         """
+        tp = TopicPartition(self._topic, partition)
+        tail = _TAIL
         try:
-            parts = self._read_parts(partition)
+            low, high = self._consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)
+            while True:
+                tp.offset = max(low, high - tail)
+                state = _newest(self._parts(tp, high))
+                if tp.offset == low or (state is not None and state.offset >= committed):
+                    return state
+                tail *= 16
         except KafkaException as error:
             raise BusError(f"topic {self._topic} [{partition}] cannot be read: {error.args[0]}") from error
-        if not parts:
-            return None
-        last = parts[-1]
-        bodies = {p["part"]: p["body"] for p in parts if p["digest"] == last["digest"]}
-        state = b"".join(bodies[k] for k in sorted(bodies))
-        if hashlib.sha256(state).digest() != last["digest"]:
-            found = f"{len(bodies)} of {last['parts']} parts"
-            raise CodecError(
-                f"topic {self._topic} [{partition}]: the newest flow state is not whole ({found})"
-            )
-        return last["offset"], state
 
-    def _read_parts(self, partition: int) -> list[dict[str, Any]]:
-        tp = TopicPartition(self._topic, partition, OFFSET_BEGINNING)
-        low, high = self._consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)
-        if high <= low:
-            return []
-        self._consumer.assign([tp])
-        parts: list[dict[str, Any]] = []
+    def _parts(self, start: TopicPartition, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (slot, record) of the group's parts from ``start`` to ``end``; other messages are passed over."""
+        if start.offset >= end:
+            return
+        mine = f"{self._group}/{start.partition}/"
+        self._consumer.assign([start])
         deadline = time.monotonic() + READ_TIMEOUT_S
-        while time.monotonic() < deadline:
+        while self._consumer.position([start])[0].offset < end:
             message = self._consumer.poll(0.2)
-            if message is not None:
-                if message.error():
-                    raise KafkaException(message.error())
-                parts.append(decode("FlowState", message.value()))
-            position = self._consumer.position([tp])[0].offset
-            if position >= high:
-                return parts
-        raise BusError(f"topic {self._topic} [{partition}]: not read within {READ_TIMEOUT_S:g} s")
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise BusError(
+                        f"topic {self._topic} [{start.partition}]: not read within {READ_TIMEOUT_S:g} s"
+                    )
+                continue
+            if message.error():
+                raise KafkaException(message.error())
+            key = (message.key() or b"").decode(errors="replace")
+            with suppress(CodecError, ValueError):
+                if key.startswith(mine):
+                    yield int(key[len(mine) :].split("/")[0]), decode("FlowState", message.value() or b"")
+
+
+def _newest(parts: Iterable[tuple[int, dict[str, Any]]]) -> State | None:
+    """Return the whole state with the highest offset; of several, the one written last."""
+    copies: dict[tuple[int, int, bytes], dict[int, dict[str, Any]]] = {}
+    for slot, record in parts:
+        copies.setdefault((record["offset"], slot, record["digest"]), {})[record["part"]] = record
+    whole = []
+    for (offset, slot, digest), pieces in copies.items():
+        body = b"".join(pieces[part]["body"] for part in sorted(pieces))
+        if hashlib.sha256(body).digest() == digest:
+            whole.append(State(offset, slot, next(iter(pieces.values()))["layout"], body))
+    return max(reversed(whole), key=lambda state: state.offset, default=None)
+
+
+def _consumer(bus: BusSettings, group: str) -> Consumer:
+    return Consumer(
+        {
+            "bootstrap.servers": bus.bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 10,
+            "log_level": 0,
+            **bus.client,
+        }
+    )

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
+from schemas.errors import BusError
 from schemas.topics import DEAD_LETTERS, FLOWS_STATE, PACKETS, TELEMETRY_COST
 from streams.agent import FlowsAgent
+from streams.codegen import resolve
 from streams.config import StreamsSettings
 from streams.faust_app import Runner
 
@@ -33,10 +35,26 @@ def run_worker(
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
         SettingsError: an unknown feature.
     """
+    resolve(settings.representations)
     sink = BusProducer(bus)
     sink.connect(on_wait=on_wait)
-    for name, by_flow in required_topics(settings):
-        sink.require(topic_name(bus, name), bus.partitions if by_flow else None)
+    _check_topics(sink, settings, bus)
     agent = FlowsAgent(settings, bus, sink)
     code = Runner(agent, [PACKETS], bus, settings).run()
     return code, agent.counts()
+
+
+def _check_topics(sink: BusProducer, settings: StreamsSettings, bus: BusSettings) -> None:
+    missing = []
+    for plain, by_flow in required_topics(settings):
+        name = topic_name(bus, plain)
+        found = sink.partitions(name)
+        if not found:
+            missing.append(name)
+        elif by_flow and found != bus.partitions:
+            raise BusError(
+                f"bus {bus.bootstrap}: topic {name} has {found} partitions, bus.partitions says {bus.partitions}"
+            )
+    if missing:
+        names = ", ".join(missing)
+        raise BusError(f"bus {bus.bootstrap}: missing topics: {names}; flowgauge topics --create makes them")
