@@ -42,6 +42,17 @@ class BusSettings(Settings):
     delivery_timeout_s: float = Field(
         default=60.0, gt=0, le=3600, description="How long a message is tried to be delivered, in s."
     )
+    registry_url: str = Field(
+        default="",
+        description="Schema registry (Confluent's interface), http[s]://[user:password@]host:port; empty: none, "
+        "messages name their schema by its fingerprint.",
+    )
+    registry_register: bool = Field(
+        default=True, description="Register the schemas at the start; false: somebody else has."
+    )
+    registry_timeout_s: float = Field(
+        default=5.0, gt=0, le=60, description="How long the registry may take at the start, in s."
+    )
     client: dict[str, str] = Field(
         default_factory=dict, description="More librdkafka properties, such as security.protocol."
     )
@@ -52,7 +63,24 @@ def topic_name(settings: BusSettings, name: str) -> str:
     return settings.topic_prefix + name
 
 
-class ReplaySettings(Settings):
+class MetricsSettings(Settings):
+    """The port of a process for Prometheus (``/metrics``) and health checks (``/health``)."""
+
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of /metrics for Prometheus and /health; 0: none."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address that the metrics port listens on."
+    )
+    stall_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="Seconds without progress, while messages wait, after which /health says 503.",
+    )
+
+
+class ReplaySettings(MetricsSettings):
     """How captures are replayed into the bus."""
 
     rebase: Literal["now", "keep"] = Field(

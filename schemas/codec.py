@@ -3,6 +3,8 @@
 A message is the marker ``C3 01``, the CRC-64-AVRO fingerprint of the schema it was written with, and the
 Avro body (Avro 1.12 specification, "Single-object encoding"). A reader that meets a fingerprint of an older
 schema resolves it to its own; the older schemas stay in ``avro/history/``.
+
+Where a schema registry is used (``schemas.registry``), messages begin as it wants them; both beginnings are read.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import fastavro
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
@@ -21,6 +23,9 @@ from schemas.errors import CodecError
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
+REGISTRY_MAGIC = b"\x00"
+REGISTRY_HEADER_BYTES = 5
+NAMESPACE = "org.flowgauge"
 NAMES = (
     "PacketBatch",
     "FeatureBatch",
@@ -32,6 +37,30 @@ NAMES = (
 )
 
 Schema = dict[str, Any]
+
+
+class Framing(Protocol):
+    """How messages begin where a registry numbers the schemas: ``00``, the id in four bytes."""
+
+    heads: dict[str, bytes]
+    """What a message begins with, by the name of its schema."""
+
+    def written_with(self, schema_id: int) -> tuple[str, Any]:
+        """Return (name, parsed schema) of an id; raises CodecError where there is none of ours."""
+
+
+_framing: Framing | None = None
+
+
+def use_framing(framing: Framing | None) -> None:
+    """Frame all messages of this process so from now on; None: the single-object encoding."""
+    global _framing
+    _framing = framing
+
+
+def registry_head(schema_id: int) -> bytes:
+    """Return what a message of a registered schema begins with."""
+    return REGISTRY_MAGIC + schema_id.to_bytes(4, "big")
 
 
 @cache
@@ -66,6 +95,25 @@ def _readers() -> dict[bytes, tuple[str, Any]]:
     return known
 
 
+def reader_of(raw: Schema) -> tuple[str, Any]:
+    """Return (name, parsed) of a schema that a message was written with: one ever written, or a later one of ours.
+
+    Raises:
+        CodecError: the schema is of no message of this project.
+    """
+    try:
+        found = _readers().get(MARKER + fingerprint_of(raw))
+        if found is not None:
+            return found
+        parsed = parse_schema(raw)
+        namespace, _, name = parsed["name"].rpartition(".")
+        if namespace == NAMESPACE and name in NAMES:
+            return name, parsed
+    except Exception as error:  # somebody else's schema may be wrong in any way
+        raise CodecError(f"not a schema: {type(error).__name__}: {error}") from error
+    raise CodecError(f"the schema {raw.get('name')} is none of this project's")
+
+
 def encode(name: str, record: Mapping[str, Any]) -> bytes:
     """Encode a record as a message of the named schema.
 
@@ -74,7 +122,7 @@ def encode(name: str, record: Mapping[str, Any]) -> bytes:
     """
     head, parsed = _writer(name)
     out = io.BytesIO()
-    out.write(head)
+    out.write(head if _framing is None else _framing.heads.get(name, head))
     try:
         fastavro.schemaless_writer(out, parsed, record)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -82,28 +130,40 @@ def encode(name: str, record: Mapping[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def name_of(data: bytes) -> str:
-    """Return the name of the schema that a message was written with; raises CodecError if unknown."""
+def _written_with(data: bytes) -> tuple[str, Any, int]:
+    """Return (name, parsed schema) of a message, and where its body begins."""
+    if data[:1] == REGISTRY_MAGIC and len(data) >= REGISTRY_HEADER_BYTES:
+        schema_id = int.from_bytes(data[1:REGISTRY_HEADER_BYTES], "big")
+        if _framing is None:
+            raise CodecError(
+                f"written with schema id {schema_id} of a schema registry, but bus.registry_url is not set"
+            )
+        return *_framing.written_with(schema_id), REGISTRY_HEADER_BYTES
     if len(data) < HEADER_BYTES or data[:2] != MARKER:
         raise CodecError(f"not a Flowgauge message: {len(data)} bytes without the marker of one")
     found = _readers().get(bytes(data[:HEADER_BYTES]))
     if found is None:
         raise CodecError(f"written with an unknown schema, fingerprint {data[2:HEADER_BYTES].hex()}")
-    return found[0]
+    return *found, HEADER_BYTES
+
+
+def name_of(data: bytes) -> str:
+    """Return the name of the schema that a message was written with; raises CodecError if unknown."""
+    return _written_with(data)[0]
 
 
 def decode(name: str, data: bytes) -> dict[str, Any]:
-    """Decode a message of the named schema, also one written with an older version of it.
+    """Decode a message of the named schema, also one written with another version of it.
 
     Raises:
         CodecError: the bytes are not such a message.
+        BusError: its schema is known only to a registry that does not answer.
     """
-    actual = name_of(data)
+    actual, written_with, begin = _written_with(data)
     if actual != name:
         raise CodecError(f"expected a {name}, found a {actual}")
-    written_with = _readers()[bytes(data[:HEADER_BYTES])][1]
     body = io.BytesIO(data)
-    body.seek(HEADER_BYTES)
+    body.seek(begin)
     try:
         record = fastavro.schemaless_reader(body, written_with, _writer(name)[1])
     except Exception as error:  # hostile bytes raise whatever they hit first inside the decoder

@@ -24,9 +24,11 @@ def command(
     something got lost.
     """
     from flowgauge.demo.run import Demo
+    from flowgauge.framing import start_framing
     from flowgauge.settings import load
 
     effective = load(config, assignments=settings or ())
+    start_framing(effective)
     arguments = ["--config", str(config)] if config else []
     arguments += [part for assignment in settings or () for part in ("--set", assignment)]
     return Demo(effective, arguments, seconds, as_json).run()

@@ -15,6 +15,7 @@ def command(
 
     When it stops it prints what it counted and how well it predicted.
     """
+    from flowgauge.framing import start_framing
     from flowgauge.settings import load
     from flowgauge.workers import log_to_stderr, show_counters, waiting
     from models.online.config import OnlineSettings
@@ -22,6 +23,7 @@ def command(
     from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    start_framing(effective)
     log_to_stderr()
     code, counters, learned = run_worker(
         effective.get("models", OnlineSettings), effective.get("bus", BusSettings), waiting

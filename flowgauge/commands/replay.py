@@ -52,6 +52,7 @@ def command(
     Shows how far it is and sums up what was read, sent and acknowledged. Ctrl-C stops it in order: what was
     taken in is sent and the end is marked.
     """
+    from flowgauge.framing import start_framing
     from flowgauge.replaying import run
     from flowgauge.settings import load
     from producers.pacing import parse_speed
@@ -59,4 +60,5 @@ def command(
 
     flags = {"bus.bootstrap": bus, "replay.rebase": rebase.value if rebase else None}
     effective = load(config, flags, settings or ())
+    start_framing(effective)
     return run(effective, parse_probes(captures, probe or ()), parse_speed(speed), loop, labels, as_json)

@@ -16,6 +16,7 @@ def command(
     Start several to share the partitions. When it stops it hands its flow state over through the bus and prints
     what it counted.
     """
+    from flowgauge.framing import start_framing
     from flowgauge.settings import load
     from flowgauge.workers import log_to_stderr, show_counters, waiting
     from producers.config import BusSettings
@@ -23,6 +24,7 @@ def command(
     from streams.worker import run_worker
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    start_framing(effective)
     log_to_stderr()
     code, counters = run_worker(
         effective.get("streams", StreamsSettings), effective.get("bus", BusSettings), waiting

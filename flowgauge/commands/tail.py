@@ -42,6 +42,7 @@ def command(
     A message that cannot be decoded is told in one line on stderr, with topic, partition and offset; reading
     goes on.
     """
+    from flowgauge.framing import start_framing
     from flowgauge.interrupt import stopping
     from flowgauge.messages import line_of, records_of
     from flowgauge.settings import load
@@ -50,7 +51,9 @@ def command(
     from schemas.errors import CodecError
     from schemas.topics import BY_NAME
 
-    found = load(config, {"bus.bootstrap": bus}, settings or ()).get("bus", BusSettings)
+    effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    start_framing(effective)
+    found = effective.get("bus", BusSettings)
     name = topic_name(found, topic) if topic in BY_NAME or topic.startswith("features.") else topic
     beginning = start is Start.BEGINNING or (start is None and not follow)
     with stopping() as stop:

@@ -1,0 +1,28 @@
+"""How messages of this process begin: as the settings say, with or without a schema registry."""
+
+from __future__ import annotations
+
+from flowgauge.bus import project_topics
+from flowgauge.settings import Effective
+from producers.config import BusSettings, topic_name
+from schemas.codec import use_framing
+from schemas.registry import Registry, subject_of
+from streams.config import StreamsSettings
+
+
+def start_framing(effective: Effective) -> None:
+    """Frame the messages of this process; every command that touches the bus does this first.
+
+    Raises:
+        BusError: the registry that the settings name cannot be reached in time, or refuses a schema.
+        SettingsError: ``bus.registry_url`` is no URL.
+    """
+    bus = effective.get("bus", BusSettings)
+    if not bus.registry_url:
+        use_framing(None)
+        return
+    registry = Registry(bus.registry_url, bus.registry_timeout_s)
+    topics = project_topics(effective.get("streams", StreamsSettings)).values()
+    subjects = {subject_of(topic_name(bus, topic.name)): topic.schema for topic in topics}
+    registry.start(subjects, bus.registry_register)
+    use_framing(registry)
