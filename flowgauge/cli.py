@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.commands import bench, broker, check, demo, flows, models, replay, streams, tail, topics
+from flowgauge.commands import bench, broker, check, costs, demo, flows, models, replay, streams, tail, topics
 from flowgauge.outcome import EXIT_CODES
 
 _HELP = "Gauge network flows on a message bus: what they are, how sure the model is, and what it cost."
@@ -31,6 +31,7 @@ app.command("models")(models.command)
 app.command("flows")(flows.command)
 app.command("tail")(tail.command)
 app.command("topics")(topics.command)
+app.command("costs")(costs.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(broker.app, name="broker")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,13 @@ class CaptureChain:
     def bytes_read(self) -> int:
         """Bytes of the captures read so far, as stored."""
         return self._bytes_done + (self._open.bytes_read if self._open else 0)
+
+    def uncounted(self) -> Counter[str]:
+        """Return the frames of the open capture, which the summary does not count yet: ``read``, and by reason."""
+        if self._open is None:
+            return Counter()
+        counters = self._open.counters
+        return Counter(counters.skipped) + Counter(read=counters.read)
 
     def blocks(self, max_packets: int) -> Iterator[tuple[str, PacketColumns]]:
         """Yield (name of the capture, packets); the columns hold until the next step.

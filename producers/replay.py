@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,9 @@ import numpy as np
 
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, ReplaySettings, topic_name
+from producers.health import Backlog, Health
 from producers.labels import LabelTable, read_labels
+from producers.metrics import serving
 from producers.pacing import Clock, Pacer, SystemClock, Timeline
 from producers.probes import ProbeSpec, total_bytes
 from producers.sources.capture import STDIN
@@ -104,7 +107,8 @@ def run_replay(
             producer.require(topic_name(bus, TELEMETRY_COST))
     run = Replay(probes, bus, options, producer, labels, stop=stop, admit=admit, total=total)
     run.on_progress = on_progress
-    return run.run()
+    with serving(options.settings, [run.meter], run.health):
+        return run.run()
 
 
 def _check(probes: Sequence[ProbeSpec], options: ReplayOptions) -> None:
@@ -146,8 +150,11 @@ class Replay:
         ]
         self._pacer: Pacer | None = None
         self._linger_ns = int(options.settings.linger_ms * 1e6)
-        self._meter = StageMeter("replay", "packets")
-        self._meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
+        self.meter = StageMeter("replay", "packets")
+        self.health = Health(options.settings.stall_s)
+        self._backlog = Backlog()
+        self._told: Counter[str] = Counter()
+        self.meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
         self._next_progress_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self.summary = ReplaySummary({s.spec.name: s.summary for s in self._streams}, options.speed)
 
@@ -253,24 +260,23 @@ class Replay:
         if self._pacer is not None and batch.packets:
             late_ns = self._pacer.behind_ns(due_ns)
             self.summary.late_max_ns = max(self.summary.late_max_ns, late_ns)
-            self._meter.record_ns(late_ns, batch.packets)
+            self.meter.record_ns(late_ns, batch.packets)
         now_ns = self._clock.wall_ns()
         value = batch.sealed(now_ns).encode()
         if self._admit is not None:
             self._admit(self._packets_topic, batch.partition, len(value))
         self._sink.produce(self._packets_topic, value, batch.partition, items=batch.packets)
         self.summary.end_marks += batch.end_of_stream
-        self._meter.items_in += batch.packets
-        self._meter.items_out += batch.packets
-        self._meter.output_bytes += len(value)
+        self.meter.items_out += batch.packets
+        self.meter.output_bytes += len(value)
 
     def _emit_label(self, table: LabelTable, row: int, flow_id: int, probe: str, offset_ns: int) -> None:
         record = table.record(row, flow_id, probe, offset_ns, self._clock.wall_ns())
         value = encode("Label", record)
         partition = int(partition_of(np.uint64(flow_id), self._bus.partitions))
         self._sink.produce(self._labels_topic, value, partition, format_flow_id(flow_id))
-        self._meter.count("labels")
-        self._meter.output_bytes += len(value)
+        self.meter.count("labels")
+        self.meter.output_bytes += len(value)
 
     def _keep_house(self) -> None:
         self._sink.check()
@@ -278,6 +284,7 @@ class Replay:
         if now_ns >= self._next_progress_ns:
             self._next_progress_ns = now_ns + _PROGRESS_NS
             self._progress(None)
+            self._tell_meter(now_ns)
         interval_ns = int(self._options.settings.telemetry_interval_s * 1e9)
         if interval_ns and now_ns >= self._next_telemetry_ns + interval_ns:
             self._next_telemetry_ns = now_ns
@@ -292,12 +299,25 @@ class Replay:
             fraction = min(1.0, done / (self._total * self._options.loops))
         self.on_progress(self.summary.total("packets_sent"), read, fraction)
 
+    def _tell_meter(self, now_ns: int) -> None:
+        """Bring the meter up to what was read, skipped and not delivered, and how long answers take."""
+        sink, meter = self._sink, self.meter
+        counts = sum((stream.frames() for stream in self._streams), Counter(not_delivered=sink.failed_items))
+        new, self._told = counts - self._told, counts
+        meter.items_in += new.pop("read", 0)
+        for reason, packets in new.items():
+            meter.drop(reason, packets)
+        answered = sink.acked + sink.failed
+        meter.lag_records = sink.outstanding
+        meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
+        self.health.tick(sink.outstanding, answered)
+
     def _telemetry(self) -> None:
+        self._tell_meter(self._clock.monotonic_ns())
         if not self._options.settings.telemetry_interval_s or not self.summary.loops:
             return
-        self._meter.lag_records = self._sink.outstanding
-        value = encode("CostTelemetry", self._meter.snapshot(self._clock.wall_ns()))
-        self._sink.produce(topic_name(self._bus, TELEMETRY_COST), value, 0, self._meter.stage)
+        value = encode("CostTelemetry", self.meter.snapshot(self._clock.wall_ns()))
+        self._sink.produce(topic_name(self._bus, TELEMETRY_COST), value, 0, self.meter.stage)
 
     def _account(self) -> None:
         """Fill in what the sink says became of the messages."""

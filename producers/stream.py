@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,6 +71,11 @@ class ProbeStream:
     def bytes_read(self) -> int:
         """Bytes of the captures read in this loop, as stored."""
         return self._chain.bytes_read if self._chain else 0
+
+    def frames(self) -> Counter[str]:
+        """Return the frames read so far (``read``), and those skipped by reason."""
+        counted = Counter(self.summary.packets_skipped) + Counter(read=self.summary.packets_read)
+        return counted + self._chain.uncounted() if self._chain else counted
 
     @property
     def head_ns(self) -> int | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,15 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self._counts: NDArray[np.int64] = np.zeros(_BUCKETS, dtype=np.int64)
+        self.sum_ns = 0
+        """Sum of the durations."""
 
     def record_ns(self, value_ns: int, count: int = 1) -> None:
         """Count one duration ``count`` times; a negative one (clocks apart) counts as 0."""
         value = max(0, int(value_ns))
         shift = max(0, value.bit_length() - _SUB_BITS - 1)
         self._counts[min(shift * _SUB + (value >> shift), _BUCKETS - 1)] += count
+        self.sum_ns += value * count
 
     def record_many_ns(self, values_ns: NDArray[np.int64]) -> None:
         """Count many durations."""
@@ -41,6 +47,21 @@ class LatencyHistogram:
         shift = np.maximum(0, bits - _SUB_BITS - 1)
         at = np.minimum(shift * _SUB + (values >> shift), _BUCKETS - 1)
         self._counts += np.bincount(at, minlength=_BUCKETS)
+        self.sum_ns += int(values.sum())
+
+    def add(self, other: LatencyHistogram) -> None:
+        """Count what another histogram has counted, too."""
+        self._counts += other._counts
+        self.sum_ns += other.sum_ns
+
+    @property
+    def count(self) -> int:
+        """Return how many durations were counted."""
+        return int(self._counts.sum())
+
+    def below(self, bits: int) -> int:
+        """Return how many durations were shorter than 2**bits ns: exact, since buckets end at powers of two."""
+        return int(self._counts[: max(0, bits - _SUB_BITS + 1) * _SUB].sum())
 
     def quantile_ns(self, q: float) -> int | None:
         """Return the ``q`` quantile (0 to 1), or None where nothing was counted."""
@@ -56,6 +77,23 @@ class LatencyHistogram:
     def clear(self) -> None:
         """Forget everything."""
         self._counts[:] = 0
+        self.sum_ns = 0
+
+
+@dataclass
+class Totals:
+    """What a stage has done since its process began, as ``StageMeter.totals`` tells it."""
+
+    items_in: int = 0
+    items_out: int = 0
+    cpu_ns: int = 0
+    output_bytes: int = 0
+    state_bytes: int = 0
+    lag_records: int | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    gauges: dict[str, float] = field(default_factory=dict)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
 class StageMeter:
@@ -74,6 +112,9 @@ class StageMeter:
         self.lag_records: int | None = None
         self._gauges: dict[str, float] = {}
         self.latency = LatencyHistogram()
+        self._before = Totals()
+        """Of the intervals that are over."""
+        self._turning = threading.Lock()
         self._begin(time.time_ns())
 
     def _begin(self, now_ns: int) -> None:
@@ -131,5 +172,26 @@ class StageMeter:
             "lag_records": self.lag_records,
             "gauges": dict(self._gauges),
         }
-        self._begin(now_ns)
+        with self._turning:
+            self._add_interval(self._before, self._before)
+            self._begin(now_ns)
         return record
+
+    def totals(self) -> Totals:
+        """Return what was counted since the start, this interval included. Any thread may ask."""
+        out = Totals(state_bytes=self.state_bytes, lag_records=self.lag_records, gauges=self._gauges.copy())
+        with self._turning:
+            self._add_interval(self._before, out)
+        return out
+
+    def _add_interval(self, before: Totals, out: Totals) -> None:
+        """Put into ``out`` what was counted ``before`` and in the present interval."""
+        out.items_in = before.items_in + self.items_in
+        out.items_out = before.items_out + self.items_out
+        out.cpu_ns = before.cpu_ns + time.process_time_ns() - self._cpu_ns
+        out.output_bytes = before.output_bytes + self.output_bytes
+        out.dropped = before.dropped + Counter(self._dropped)
+        out.counters = before.counters + Counter(self._counters)
+        if out is not before:
+            out.latency.add(before.latency)
+        out.latency.add(self.latency)

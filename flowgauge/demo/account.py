@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowgauge.demo.tally import Cost, Tally
+from flowgauge.costs import StageCost
+from flowgauge.demo.tally import Tally
 from producers.summary import ReplaySummary
 
 
@@ -37,8 +38,8 @@ def checks(replay: ReplaySummary, tally: Tally, representations: Sequence[str], 
         representations: those that the model predicts on.
         missing: messages that the watcher found missing.
     """
-    flows = tally.costs.get("flows", Cost("packets"))
-    models = tally.costs.get("models", Cost("rows"))
+    flows = tally.costs.get("flows", StageCost("packets"))
+    models = tally.costs.get("models", StageCost("rows"))
     rows = sum(tally.rows[name] for name in representations)
     sent = replay.total("packets_sent")
     return [

@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from flowgauge.costs_view import SUMMED, cost_table
 from flowgauge.demo.account import Check
 from flowgauge.demo.tally import LAST_SHOWN, Record, Score, Tally
-from flowgauge.messages import duration, endpoints, short
+from flowgauge.messages import endpoints, short
 
 REFRESH_S = 0.25
 LINE_EVERY_S = 2.0
@@ -123,25 +124,9 @@ def _early_first(item: tuple[tuple[str, int], Score]) -> tuple[int, str]:
     return depth or sys.maxsize, representation
 
 
-def cost_table(tally: Tally) -> Table:
+def costs_of(tally: Tally) -> Table:
     """Return what each stage cost so far."""
-    numbers = ("CPU each", "state", "output", "p50", "p99")
-    table = _table(
-        "stage", "items", *numbers, title="Cost, and latency from the probe", right=("items", *numbers)
-    )
-    for stage in ("replay", "flows", "models"):
-        cost = tally.costs.get(stage)
-        if cost is not None:
-            table.add_row(
-                stage,
-                f"{short(cost.items_in)} {cost.unit}",
-                duration(cost.cpu_ns_per_item),
-                f"{short(cost.state_bytes)}B",
-                f"{short(cost.output_bytes)}B",
-                duration(cost.latency_p50_ns),
-                duration(cost.latency_p99_ns),
-            )
-    return table
+    return cost_table(tally.costs, SUMMED, "Cost, and latency from the probe")
 
 
 def predictions_table(tally: Tally, rows: int = LAST_SHOWN) -> Table:
@@ -226,7 +211,7 @@ class Screen:
         if tally.scores:
             parts.append(accuracy_table(tally))
         if tally.costs:
-            parts.append(cost_table(tally))
+            parts.append(costs_of(tally))
         return Group(*parts)
 
 
@@ -234,7 +219,7 @@ def show_summary(progress: Progress, tally: Tally, found: Sequence[Check]) -> No
     """Print the tables of a demo that has ended, and whether everything adds up."""
     console = Console(highlight=False)
     console.print(rates_line(progress, tally), soft_wrap=True)
-    for table in (predictions_table(tally), accuracy_table(tally), cost_table(tally)):
+    for table in (predictions_table(tally), accuracy_table(tally), costs_of(tally)):
         console.print(table)
     overall = tally.overall()
     answered = overall.correct + overall.wrong

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowgauge.costs import PipelineCosts, StageCost
 from schemas.features import FeatureBatch
 
 LAST_SHOWN = 12
@@ -45,40 +46,6 @@ class Score:
         self.late.append(label == truth)
 
 
-@dataclass
-class Cost:
-    """Telemetry of one stage, summed over intervals; gauges and latencies are the last ones told."""
-
-    unit: str
-    items_in: int = 0
-    items_out: int = 0
-    cpu_ns: int = 0
-    interval_ns: int = 0
-    output_bytes: int = 0
-    state_bytes: int = 0
-    most_state_bytes: int = 0
-    latency_p50_ns: int | None = None
-    latency_p99_ns: int | None = None
-    dropped: Counter[str] = field(default_factory=Counter)
-    counters: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: Record) -> None:
-        """Add one interval."""
-        for name in ("items_in", "items_out", "cpu_ns", "interval_ns", "output_bytes"):
-            setattr(self, name, getattr(self, name) + record[name])
-        self.state_bytes = record["state_bytes"]
-        self.most_state_bytes = max(self.most_state_bytes, self.state_bytes)
-        if record["latency_p50_ns"] is not None:
-            self.latency_p50_ns, self.latency_p99_ns = record["latency_p50_ns"], record["latency_p99_ns"]
-        self.dropped.update(record["dropped"])
-        self.counters.update(record["counters"])
-
-    @property
-    def cpu_ns_per_item(self) -> float | None:
-        """Return CPU time per item that came in."""
-        return self.cpu_ns / self.items_in if self.items_in else None
-
-
 class Tally:
     """Takes in what the watcher reads, in any order between topics."""
 
@@ -94,7 +61,7 @@ class Tally:
         self.dead_letters: list[Record] = []
         self.scores: dict[tuple[str, int], Score] = {}
         """By (representation, depth); depth 0 stands for the end of the flow."""
-        self.costs: dict[str, Cost] = {}
+        self.pipeline = PipelineCosts()
         self.last: deque[Record] = deque(maxlen=LAST_SHOWN)
         self.classes: Counter[str] = Counter()
         """True classes of the labelled flows."""
@@ -103,6 +70,11 @@ class Tally:
         self._seen: set[str] = set()
         self.repeated = 0
         """Predictions that came a second time; their id tells, and they are not counted again."""
+
+    @property
+    def costs(self) -> dict[str, StageCost]:
+        """Return what each stage has told of its costs."""
+        return self.pipeline.stages
 
     def on_features(self, batch: FeatureBatch) -> None:
         """Count the rows of a feature batch."""
@@ -139,7 +111,7 @@ class Tally:
 
     def on_cost(self, record: Record) -> None:
         """Take a telemetry record."""
-        self.costs.setdefault(record["stage"], Cost(record["unit"])).add(record)
+        self.pipeline.add(record)
 
     def on_dead_letter(self, record: Record) -> None:
         """Keep a dead letter: there should be none."""

@@ -54,6 +54,11 @@ class ModelAgent:
         self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
 
+    @property
+    def meter(self) -> StageMeter:
+        """What this agent counts about itself."""
+        return self._meter
+
     def counts(self) -> Counter[str]:
         """Return all counters by name since the start."""
         return self.totals + self.learner.counts
@@ -116,6 +121,7 @@ class ModelAgent:
         finally:
             # Rows in are rows out and rows dropped, also where the model fails in the middle.
             self._meter.items_in += batch.rows
+            self._meter.count(f"rows_in_{batch.representation}", batch.rows)
             self._meter.items_out += made
             other = batch.representation not in self.learner.classifiers
             self._meter.drop("other_representation" if other else "failed", batch.rows - made)

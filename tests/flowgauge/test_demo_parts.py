@@ -22,7 +22,7 @@ from flowgauge.demo.screen import (
     Progress,
     accuracy_table,
     as_object,
-    cost_table,
+    costs_of,
     predictions_table,
     status_line,
 )
@@ -52,7 +52,8 @@ def cost(stage: str, items: int, **more: Any) -> dict[str, Any]:
     return {
         "stage": stage, "unit": "packets", "items_in": items, "items_out": items, "cpu_ns": 100 * items,
         "interval_ns": 10**9, "output_bytes": 7, "state_bytes": 11, "latency_p50_ns": None, "latency_p99_ns": None,
-        "dropped": {}, "counters": {}, **more,
+        "dropped": {}, "counters": {}, "instance": "here:1", "detail": "", "time_ns": 10**9, "lag_records": 0,
+        "gauges": {}, **more,
     }  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def test_the_view_shows_truth_costs_and_addresses() -> None:
     assert lines[2][-2] == "✗"
     tally.on_cost(cost("flows", 1000, latency_p50_ns=2_000_000, latency_p99_ns=3_000_000_000))
     tally.on_cost(cost("flows", 3000))
-    row = next(line.split() for line in plain(cost_table(tally)).splitlines() if "flows" in line)
+    row = next(line.split() for line in plain(costs_of(tally)).splitlines() if "flows" in line)
     assert row == ["flows", "4000", "packets", "100", "ns", "11B", "14B", "2", "ms", "3", "s"]
     assert "33.3%" not in plain(accuracy_table(tally))
     assert "50.0%" in plain(accuracy_table(tally))
