@@ -27,6 +27,7 @@ from producers.decoder.reasons import (
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
 from schemas.flow_key import hash_words
+from schemas.packets import LATEST_NS
 
 FRAMES = 512
 """Frames that are walked before they are decoded."""
@@ -83,7 +84,10 @@ def decode_frames(
     address_a, address_b, port_a, port_b = out.address_a, out.address_b, out.port_a, out.port_b
     protocols, ip_version = out.protocol, out.ip_version
     for i in range(count):
-        start, time_ns = starts[i], max(times[i], 0)
+        start, time_ns = starts[i], times[i]
+        off_the_clock = time_ns < 0 or time_ns > LATEST_NS
+        if off_the_clock:
+            time_ns = np.int64(0)
         end = start + lengths[i]
         at = ip_start(raw, start, end, link_types[i])
         if at < 0:
@@ -122,7 +126,7 @@ def decode_frames(
             transport_octets, flags, window = transport_fields(raw, ip.transport, ip.stop, protocol)
             header += transport_octets
         counts[ACCEPTED] += 1
-        if times[i] < 0:
+        if off_the_clock:
             counts[CLAMPED_TIMES] += 1
         a, b, is_from_b = ip.source, ip.destination, is_reversed(ip.order, ports, protocol)
         if is_from_b:

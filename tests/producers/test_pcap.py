@@ -207,9 +207,11 @@ def test_simple_and_obsolete_packet_blocks(tmp_path: Path) -> None:
     ("resolution", "offset", "ticks", "time_ns"),
     [
         (9, 0, 1 << 62, 1 << 62),
+        (9, 0, (1 << 62) + 1, None),
         (9, 0, 1 << 63, None),
-        (6, 0, (2**63 - 1) // 1000, (2**63 - 1) // 1000 * 1000),
-        (6, 0, (2**63 - 1) // 1000 + 1, None),
+        (6, 0, 2**62 // 1000, 2**62 // 1000 * 1000),
+        (6, 0, 2**62 // 1000 + 1, None),
+        (6, 0, (2**63 - 1) // 1000, None),
         (12, 0, 5_000_999, 5_000),
         (27, 0, 10**18, 1),
         (40, 0, 10**18, None),
@@ -222,7 +224,7 @@ def test_simple_and_obsolete_packet_blocks(tmp_path: Path) -> None:
         (9, 1 << 62, 0, None),
     ],
 )
-def test_clocks_that_int64_nanoseconds_cannot_hold_are_clamped(
+def test_clocks_beyond_the_latest_event_time_are_clamped(
     tmp_path: Path, resolution: int, offset: int, ticks: int, time_ns: int | None
 ) -> None:
     options = option(9, bytes((resolution,))) + option(14, struct.pack("<q", offset))

@@ -102,6 +102,10 @@ def test_the_first_deadline_decides_however_late_the_question(plan: Plan, later:
     assert reasons(rows) == [1, 4]
 
 
+def test_of_two_deadlines_at_once_the_idle_timeout_is_told(plan: Plan) -> None:
+    assert reasons(run(plan, [*(at(ms) for ms in (0, 1500, 3000)), at(9500)]).rows) == [1, 4]
+
+
 @pytest.mark.parametrize(
     "ending",
     [
