@@ -14,10 +14,10 @@ from producers.columns import PacketColumns
 from producers.sources.capture import STDIN, Capture, open_capture
 from producers.summary import ProbeSummary
 from schemas.errors import InputError, SettingsError
+from schemas.packets import LATEST_NS
 
 DEFAULT_PROBE = "replay"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LATEST_NS = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def total_bytes(probes: Sequence[ProbeSpec]) -> int | None:
 def moved(columns: PacketColumns, offset_ns: int) -> tuple[PacketColumns, int]:
     """Return the packets with their times moved, and how many had to be held at the limits of time."""
     times = columns.time_ns
-    low, high = max(0, -offset_ns), min(_LATEST_NS, _LATEST_NS - offset_ns)
+    low, high = max(0, -offset_ns), min(LATEST_NS, LATEST_NS - offset_ns)
     if not len(times) or (int(times.min()) >= low and int(times.max()) <= high):
         return columns._replace(time_ns=times + np.int64(offset_ns)), 0
     inside = times.clip(low, high)
