@@ -27,6 +27,9 @@ def command(
     elsewhere a line is printed each window. With --once the exit code is 1 where something is lost or behind.
     """
     from flowgauge.costs_watch import run
+    from flowgauge.framing import start_framing
     from flowgauge.settings import load
 
-    return run(load(config, {"bus.bootstrap": bus}, settings or ()), window, follow, as_json)
+    effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    start_framing(effective)
+    return run(effective, window, follow, as_json)
