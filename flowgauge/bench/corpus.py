@@ -56,7 +56,10 @@ class Corpus:
 
 @contextmanager
 def make_corpus(
-    captures: Sequence[str], target_packets: int = TARGET_PACKETS, max_octets: int = MAX_OCTETS
+    captures: Sequence[str],
+    target_packets: int = TARGET_PACKETS,
+    max_octets: int = MAX_OCTETS,
+    gap_s: int = GAP_S,
 ) -> Iterator[Corpus]:
     """Write the corpus into a temporary directory that goes away with the context.
 
@@ -64,6 +67,7 @@ def make_corpus(
         captures: files, pcap or pcapng, compressed or not.
         target_packets: the captures are repeated until there are so many frames.
         max_octets: bound on the files; of longer captures only the beginning is used.
+        gap_s: silence between two captures, and between a repetition and the next, in seconds of event time.
 
     Raises:
         InputError: a capture cannot be read, or none holds a frame.
@@ -73,14 +77,14 @@ def make_corpus(
     for path in captures:
         if path == STDIN:
             raise InputError("standard input cannot be measured: it cannot be read twice")
-        sink.offset_s = max(0, end_s + GAP_S - _first_s(path)) if end_s else 0
+        sink.offset_s = max(0, end_s + gap_s - _first_s(path)) if end_s else 0
         read_frames(path, sink)
         end_s = sink.last_ns // _NS + 1
     if not sink.frames:
         raise InputError(f"{', '.join(captures)}: no frame to measure with")
     passes = max(1, min(-(-target_packets // sink.frames), max_octets // sink.octets))
     with tempfile.TemporaryDirectory(prefix="flowgauge-bench-") as directory:
-        span_s = end_s - sink.first_ns // _NS + GAP_S
+        span_s = end_s - sink.first_ns // _NS + gap_s
         paths = []
         for number, (link_type, records) in enumerate(sink.by_link_type.items()):
             paths.append(Path(directory) / f"link-type-{link_type}.pcap")

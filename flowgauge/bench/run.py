@@ -16,11 +16,12 @@ from flowgauge.bench.peers import DPKT, HINT, NFSTREAM, add_peer, missing
 from flowgauge.bench.results import Result
 from flowgauge.outcome import FAILED, OK, tell
 from flowgauge.settings import Effective
+from models.online.config import OnlineSettings
 from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
-STAGES = ("decode", "flows", "encode", "agent", "bus", "state")
+STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "latency")
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
 
@@ -39,6 +40,12 @@ class BenchOptions:
     corpus_octets: int = MAX_OCTETS
     many_flows: int = 1_000_000
     external_bus: bool = False
+    rate: int = 100_000
+    """Packets per second of the stage latency."""
+    seconds: float = 20.0
+    """For how long the stage latency sends."""
+    passed_on: tuple[str, ...] = ()
+    """Flags with which the settings were made, for the processes of the stage ``bus``."""
 
 
 def parse_stages(text: str) -> tuple[str, ...]:
@@ -101,6 +108,7 @@ class _Bench:
 
         self._options, self._corpus, self._peers = options, corpus, peers
         self._streams = effective.get("streams", StreamsSettings)
+        self._models = effective.get("models", OnlineSettings)
         self._bus = effective.get("bus", BusSettings)
         _step(f"{corpus.frames:,} frames, {corpus.octets >> 20} MiB; compiling what is not compiled yet")
         self._found = make_flows(corpus, self._streams, self._bus.partitions)
@@ -123,6 +131,15 @@ class _Bench:
     def _stage(self, stage: str) -> list[Result]:
         if stage == "bus":
             return [self._measure_bus()]
+        if stage == "latency":
+            from flowgauge.bench.stages.latency import Setup, latency
+
+            options = self._options
+            setup = Setup(
+                self._streams, self._models, self._bus, options.rate, options.seconds,
+                options.external_bus, options.passed_on,
+            )  # fmt: skip
+            return [latency(self._corpus.captures, setup, _step)]
         if stage == "state":
             from flowgauge.bench.stages.state import state
 
@@ -159,7 +176,7 @@ class _Bench:
         options = self._options
         return bus(
             self._corpus, self._found.packets, self._streams, self._bus, options.packets,
-            options.external_bus, _step,
+            options.external_bus, options.passed_on, _step,
         )  # fmt: skip
 
 

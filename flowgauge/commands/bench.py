@@ -29,6 +29,12 @@ def command(
     packets: Annotated[
         int, typer.Option(min=1, metavar="N", help="Least number of packets sent through the bus.")
     ] = 20_000_000,
+    rate: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Packets a second, for the stage latency.")
+    ] = 100_000,
+    seconds: Annotated[
+        float, typer.Option(min=6.0, max=3600.0, help="For how long the stage latency sends packets.")
+    ] = 20.0,
     bus: Annotated[
         str | None,
         typer.Option("--bus", metavar="HOST:PORT", help="Use this broker; without it one is started."),
@@ -42,17 +48,24 @@ def command(
     Captures are expanded into temporary files first and repeated, with event time going on, until the run is
     long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
     give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
-    exactly one flow record; where not, the exit code is 1.
+    exactly one flow record; where not, the exit code is 1. The stage latency, which has to be asked for, sends
+    packets at a steady rate and measures how long after a packet batch was sent its predictions can be read.
     """
     from flowgauge.bench.run import BenchOptions, parse_stages, run
     from flowgauge.settings import load
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    passed_on = ["--config", str(config)] if config else []
+    for assignment in settings or ():
+        passed_on += ["--set", assignment]
     chosen = BenchOptions(
         stages=parse_stages(stages),
         peers=peers,
         min_seconds=min_seconds,
         packets=packets,
         external_bus=bus is not None,
+        rate=rate,
+        seconds=seconds,
+        passed_on=tuple(passed_on),
     )
     return run(effective, captures or (), chosen, as_json)

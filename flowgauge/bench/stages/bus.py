@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,12 @@ from flowgauge.bench.children import Child, cpu_seconds
 from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.machine import usable_cores
 from flowgauge.bench.results import Result
+from flowgauge.bus import project_topics
 from infra.broker.kafka import KafkaBroker
 from infra.broker.topics import create_topics
 from producers.config import BusSettings, topic_name
 from schemas.errors import BusError
-from schemas.topics import PACKETS, TELEMETRY_COST, TOPICS
+from schemas.topics import PACKETS, TELEMETRY_COST
 from streams.config import StreamsSettings
 
 PACKETS_SENT = 20_000_000
@@ -51,6 +52,7 @@ def bus(
     bus_settings: BusSettings,
     packets: int,
     external: bool,
+    passed_on: Sequence[str],
     on_step: Callable[[str], None],
 ) -> Result:
     """Measure the whole path; its detail ``accounted`` tells whether every packet is.
@@ -62,6 +64,7 @@ def bus(
         bus_settings: partitions and producer settings; its broker is used where ``external``.
         packets: least number to send.
         external: whether to use a broker that runs already instead of starting one.
+        passed_on: flags that give the settings to the replay and the worker.
         on_step: told what is going on.
 
     Raises:
@@ -69,18 +72,19 @@ def bus(
     """
     loops = max(1, -(-packets // packets_per_pass))
     prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    with _broker(bus_settings, external, on_step) as (bootstrap, broker_pid):
+    with kafka(bus_settings, external, on_step) as (bootstrap, broker_pid):
         chosen = bus_settings.model_copy(update={"bootstrap": bootstrap, "topic_prefix": prefix})
-        with _topics(chosen, external):
+        with bench_topics(chosen, settings, external):
             on_step(f"replaying {loops * packets_per_pass:,} packets through {bootstrap}")
-            run = _measure(corpus, loops, settings, chosen, broker_pid)
+            run = _measure(corpus, loops, passed_on, settings.group, chosen, broker_pid)
     return _result(run)
 
 
 @contextmanager
-def _broker(
+def kafka(
     settings: BusSettings, external: bool, on_step: Callable[[str], None]
 ) -> Iterator[tuple[str, int | None]]:
+    """Give the address of a broker, and its process id where it is started here."""
     if external:
         yield settings.bootstrap, None
         return
@@ -90,8 +94,11 @@ def _broker(
 
 
 @contextmanager
-def _topics(settings: BusSettings, remove: bool) -> Iterator[None]:
-    names = {topic_name(settings, t.name): (t.partitions(settings.partitions), t.config) for t in TOPICS}
+def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) -> Iterator[None]:
+    names = {
+        topic_name(settings, topic.name): (topic.partitions(settings.partitions), topic.config)
+        for topic in project_topics(streams).values()
+    }
     create_topics(settings.bootstrap, names)
     try:
         yield
@@ -103,14 +110,26 @@ def _topics(settings: BusSettings, remove: bool) -> Iterator[None]:
 
 
 def _measure(
-    corpus: Corpus, loops: int, settings: StreamsSettings, chosen: BusSettings, broker_pid: int | None
+    corpus: Corpus,
+    loops: int,
+    passed_on: Sequence[str],
+    group: str,
+    chosen: BusSettings,
+    broker_pid: int | None,
 ) -> Run:
-    common = ["--json", "--bus", chosen.bootstrap, *_assignments("bus", chosen, BusSettings())]
+    common = [
+        "--json",
+        *passed_on,
+        "--bus",
+        chosen.bootstrap,
+        "--set",
+        f"bus.topic_prefix={chosen.topic_prefix}",
+    ]
     flowgauge = [sys.executable, "-m", "flowgauge"]
-    streams = [*flowgauge, "streams", *common, *_assignments("streams", settings, StreamsSettings())]
+    streams = [*flowgauge, "streams", *common]
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
     replay += ["--speed", "max", "--rebase", "keep", "--loop", str(loops)]
-    reader = BusReader(chosen, f"{chosen.topic_prefix}{settings.group}")
+    reader = BusReader(chosen, f"{chosen.topic_prefix}{group}")
     try:
         with Child("flowgauge streams", streams) as worker:
             _wait_ready(reader, worker)
@@ -127,15 +146,6 @@ def _measure(
         reader.close()
     taken = {name: _difference(after[name], before[name]) for name in after}
     return Run(found, seconds, {"replay": sender_cpu_s, **taken}, summary)
-
-
-def _assignments(section: str, chosen: Any, default: Any) -> list[str]:
-    """Return ``--set`` flags for what differs from the defaults; tables and lists are the settings file's."""
-    out: list[str] = []
-    for name, value in chosen:
-        if value != getattr(default, name) and isinstance(value, (str, int, float)):
-            out += ["--set", f"{section}.{name}={value}"]
-    return out
 
 
 def _wait_ready(reader: BusReader, worker: Child) -> None:

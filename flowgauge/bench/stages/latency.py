@@ -1,0 +1,271 @@
+"""``latency``: from a packet batch's sending to its predictions in the hands of another program, at a steady rate.
+
+Replay, flows worker, model worker and broker are processes of their own, and so is, in effect, the reader: it
+shares nothing with them but the bus and has no other work. What it has read is decoded afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from numpy.typing import NDArray
+
+from flowgauge.bench.accounting import BusReader
+from flowgauge.bench.children import Child, cpu_seconds
+from flowgauge.bench.corpus import Corpus, make_corpus
+from flowgauge.bench.results import Result
+from flowgauge.bench.stages.bus import bench_topics, kafka
+from flowgauge.costs import PipelineCosts, fold
+from models.online.config import OnlineSettings
+from producers.config import BusSettings, topic_name
+from producers.pacing import Timeline
+from producers.sources.capture import open_capture
+from schemas.codec import decode
+from schemas.errors import BusError
+from schemas.topics import PREDICTIONS_FLOW, TELEMETRY_COST
+from streams.config import StreamsSettings
+
+RATE = 100_000
+SECONDS = 20.0
+WARM_S = 5.0
+"""Predictions of the first seconds are not measured: code is being compiled and read from disk."""
+MAX_GAP_S = 0.2
+READY_TIMEOUT_S = 120.0
+DRAIN_TIMEOUT_S = 60.0
+_QUIET_S = 2.0
+_POLL_S = 0.05
+_AT_ONCE = 10_000
+_HOPS = ("bus_to_flows_ns", "flows_ns", "bus_to_model_ns", "model_ns")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run."""
+
+    streams: StreamsSettings
+    models: OnlineSettings
+    bus: BusSettings
+    rate: int
+    """Packets per second."""
+    seconds: float
+    """For how long packets are sent, the first seconds included."""
+    external: bool
+    """Whether a broker that runs already is used."""
+    passed_on: tuple[str, ...] = ()
+    """Flags that give the settings to the processes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of it."""
+
+    arrivals: list[tuple[int, bytes]]
+    """When each message of ``predictions.flow`` could be read (ns since the epoch), and the message."""
+    costs: PipelineCosts
+    replay: dict[str, Any]
+    counters: dict[str, dict[str, int]]
+    """What the workers counted, by command."""
+    cpu_share: dict[str, float]
+    """Cores taken while packets were sent, by process."""
+
+
+def latency(captures: Sequence[str], setup: Setup, on_step: Callable[[str], None]) -> Result:
+    """Measure; the detail ``accounted`` tells whether every packet, row and prediction is.
+
+    Raises:
+        InputError: a capture cannot be read.
+        BusError: no broker, no Java, or a process failed.
+    """
+    prefix = f"bench-{uuid.uuid4().hex[:8]}."
+    packets = max(1, round(setup.rate * setup.seconds))
+    # Without long silences in between, which would end the flows of a whole repetition at one instant.
+    with (
+        make_corpus(captures, packets, gap_s=1) as corpus,
+        kafka(setup.bus, setup.external, on_step) as (bootstrap, broker_pid),
+    ):
+        bus = setup.bus.model_copy(update={"bootstrap": bootstrap, "topic_prefix": prefix})
+        span_s, frames = _pace(corpus)
+        speed, loops = setup.rate * span_s / frames, max(1, round(packets / frames))
+        with bench_topics(bus, setup.streams, setup.external):
+            on_step(f"replaying {loops * frames:,} packets at {setup.rate:,}/s through {bootstrap}")
+            run = _run(corpus, setup, bus, speed, loops, broker_pid)
+    return _result(run, setup)
+
+
+def _pace(corpus: Corpus) -> tuple[float, int]:
+    """Return how many seconds the corpus lasts at speed 1, and its packets."""
+    span_ns = packets = 0
+    for path in corpus.paths:
+        timeline: Timeline | None = None
+        with open_capture(str(path)) as capture:
+            for block in capture.blocks():
+                timeline = timeline or Timeline(round(MAX_GAP_S * 1e9), int(block.time_ns[0]))
+                last_ns = int(timeline.due_ns(block.time_ns)[-1])
+                packets += block.packets
+        span_ns += last_ns if packets else 0
+    return max(span_ns, 1) / 1e9, max(packets, 1)
+
+
+def _run(
+    corpus: Corpus, setup: Setup, bus: BusSettings, speed: float, loops: int, broker_pid: int | None
+) -> Run:
+    common = ["--json", *setup.passed_on, "--bus", bus.bootstrap]
+    common += ["--set", f"bus.topic_prefix={bus.topic_prefix}"]
+    flowgauge = [sys.executable, "-m", "flowgauge"]
+    streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common]
+    replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
+    replay += ["--speed", repr(speed), "--loop", str(loops), "--set", f"replay.max_gap_s={MAX_GAP_S}"]
+    reader = _Reader(bus)
+    try:
+        with Child("flowgauge streams", streams) as flows, Child("flowgauge models", models) as model:
+            workers = {"streams": flows, "models": model}
+            _wait_ready(bus, workers)
+            pids = {"broker": broker_pid, "streams": flows.pid, "models": model.pid}
+            before, began_s = _cpu(pids), time.monotonic()
+            with Child("flowgauge replay", replay) as sender:
+                while sender.running:
+                    reader.read(_POLL_S)
+                took_s, after = time.monotonic() - began_s, _cpu(pids)
+                summary = json.loads(sender.wait(0.0))
+            reader.read_until_quiet(_QUIET_S)
+            for worker in workers.values():
+                worker.terminate()
+            said = {name: json.loads(worker.wait(READY_TIMEOUT_S)) for name, worker in workers.items()}
+        reader.read_until_quiet(_QUIET_S)
+    finally:
+        reader.close()
+    share = {name: round((after[name] - before[name]) / took_s, 3) for name in after}
+    share["replay"] = round(summary["cpu_s"] / summary["duration_s"], 3)
+    counters = {name: words["counters"] for name, words in said.items()}
+    return Run(reader.arrivals, fold(_told(bus)), summary, counters, share)
+
+
+class _Reader:
+    """A subscriber to predictions as anyone may write it: confluent-kafka and its defaults."""
+
+    def __init__(self, bus: BusSettings) -> None:
+        self.arrivals: list[tuple[int, bytes]] = []
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bus.bootstrap,
+                "group.id": "flowgauge-bench-reader",
+                "enable.auto.commit": False,
+                "log_level": 0,
+                **bus.client,
+            }
+        )
+        topic = topic_name(bus, PREDICTIONS_FLOW)
+        self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(bus.partitions)])
+
+    def read(self, wait_s: float) -> bool:
+        """Take what there is, waiting for the first of it; return whether there was any."""
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return False
+        # What the client holds already could be read at this instant, too.
+        messages = [first, *self._consumer.consume(_AT_ONCE, 0)]
+        now_ns = time.time_ns()
+        self.arrivals += [(now_ns, m.value()) for m in messages if m.error() is None]
+        return True
+
+    def read_until_quiet(self, quiet_s: float) -> None:
+        """Take all that comes, until nothing has come for a while."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while self.read(quiet_s):
+            if time.monotonic() > deadline:
+                raise BusError(f"predictions still come {DRAIN_TIMEOUT_S:.0f} s after the last packet")
+
+    def close(self) -> None:
+        """Leave the bus."""
+        self._consumer.close()
+
+
+def _wait_ready(bus: BusSettings, workers: dict[str, Child]) -> None:
+    """Wait until both workers have told costs: they do so once they have their partitions."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not {"flows", "models"} <= {record["stage"] for record in _told(bus)}:
+        for worker in workers.values():
+            if not worker.running:
+                raise worker.failure()
+        if time.monotonic() > deadline:
+            raise BusError(f"the workers had no partitions after {READY_TIMEOUT_S:.0f} s")
+        time.sleep(0.5)
+
+
+def _told(bus: BusSettings) -> list[dict[str, Any]]:
+    reader = BusReader(bus)
+    try:
+        return [decode("CostTelemetry", value) for value in reader.read(TELEMETRY_COST, 0)]
+    finally:
+        reader.close()
+
+
+def _cpu(pids: dict[str, int | None]) -> dict[str, float]:
+    """Return the CPU seconds of each process that can be told."""
+    taken = {name: cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
+    return {name: seconds for name, seconds in taken.items() if seconds is not None}
+
+
+def _result(run: Run, setup: Setup) -> Result:
+    records = [(at_ns, decode("Prediction", value)) for at_ns, value in run.arrivals]
+    if not records:
+        raise BusError("no prediction could be read")
+    begin_ns = records[0][0] + round(WARM_S * 1e9)
+    measured = [(at_ns, r) for at_ns, r in records if at_ns >= begin_ns]
+    if not measured:
+        raise BusError(f"all predictions came within the first {WARM_S:g} s; measure for longer")
+    total = np.array([at_ns - r["probe_time_ns"] for at_ns, r in measured], dtype=np.int64)
+    hops = {name: np.array([r[name] for _, r in measured], dtype=np.int64) for name in _HOPS}
+    hops["bus_to_reader_ns"] = total - sum(hops.values())
+    p50, p99 = _quantiles_ms(total)
+    seconds = (measured[-1][0] - begin_ns) / 1e9
+    return Result(
+        "latency",
+        p50,
+        "ms",
+        details={
+            "latency_p50_ms": p50,
+            "latency_p99_ms": p99,
+            "accounted": not _problems(run, [r for _, r in records]),
+            "problems": _problems(run, [r for _, r in records]),
+            "packets_per_s": round(run.replay["packets_per_s"]),
+            "predictions": len(measured),
+            "predictions_per_s": round(len(measured) / max(seconds, 1e-3)),
+            "seconds": round(seconds, 1),
+            "hops_ms": {
+                name.removesuffix("_ns"): dict(zip(("p50", "p99"), _quantiles_ms(values), strict=True))
+                for name, values in hops.items()
+            },
+            "replay_late_max_ms": round(run.replay["late_max_ms"], 1),
+            "cpu_share": run.cpu_share,
+            "classifier": setup.models.classifier,
+        },
+    )
+
+
+def _quantiles_ms(values: NDArray[np.int64]) -> tuple[float, float]:
+    p50, p99 = np.quantile(values, (0.5, 0.99)) / 1e6
+    return round(float(p50), 3), round(float(p99), 3)
+
+
+def _problems(run: Run, records: list[dict[str, Any]]) -> list[str]:
+    """Return what does not add up between packets sent and predictions read."""
+    packets, streams = run.replay["packets"], run.counters["streams"]
+    rows = sum(streams.get(f"rows_{name}", 0) for name in {r["representation"] for r in records})
+    pairs = (
+        ("packets acknowledged", packets["sent"], packets["acked"]),
+        ("packets in the flow table", packets["sent"], streams.get("packets", 0)),
+        ("batches missing", 0, streams.get("batches_missing", 0)),
+        ("predictions read", rows, len(records)),
+        ("prediction ids", rows, len({r["prediction_id"] for r in records})),
+    )
+    found = [f"{what}: {found:,}, not {wanted:,}" for what, wanted, found in pairs if wanted != found]
+    return found + run.costs.verdict()
