@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_FLOW_WIDTH = 35
-"""Room for two IPv4 addresses with ports on two lines, as a narrow terminal shows them."""
+_FLOW_WIDTH = 24
+"""Room for an IPv4 address with its port on each of two lines, as a terminal of 80 columns shows them."""
+_REASON_WIDTH = 14
 
 
 class LargestFlows:
@@ -53,7 +54,7 @@ class LargestFlows:
         table.add_column("flow", overflow="fold", min_width=_FLOW_WIDTH)
         for name in ("packets", "octets", "duration"):
             table.add_column(name, justify="right", overflow="fold")
-        table.add_column("ended by", overflow="fold")
+        table.add_column("ended by", overflow="fold", min_width=_REASON_WIDTH)
         for r in self.rows():
             packets, octets = (
                 f"{short(r[k + '_fwd'])} + {short(r[k + '_rev'])}" for k in ("packets", "octets")
