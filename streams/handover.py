@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
@@ -136,7 +136,9 @@ class StateReader:
         mine = f"{self._group}/{start.partition}/"
         self._consumer.assign([start])
         deadline = time.monotonic() + READ_TIMEOUT_S
-        while self._consumer.position([start])[0].offset < end:
+        at = start.offset
+        # The consumer's own position may still be that of the assignment before.
+        while at < end:
             message = self._consumer.poll(0.2)
             if message is None:
                 if time.monotonic() > deadline:
@@ -144,8 +146,11 @@ class StateReader:
                         f"topic {self._topic} [{start.partition}]: not read within {READ_TIMEOUT_S:g} s"
                     )
                 continue
-            if message.error():
-                raise KafkaException(message.error())
+            if (error := message.error()) is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return
+                raise KafkaException(error)
+            at = int(message.offset() or 0) + 1
             key = (message.key() or b"").decode(errors="replace")
             with suppress(CodecError, ValueError):
                 if key.startswith(mine):
@@ -171,6 +176,7 @@ def _consumer(bus: BusSettings, group: str) -> Consumer:
             "bootstrap.servers": bus.bootstrap,
             "group.id": group,
             "enable.auto.commit": False,
+            "enable.partition.eof": True,
             "fetch.wait.max.ms": 10,
             "log_level": 0,
             **bus.client,
