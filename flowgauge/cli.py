@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.commands import bench, broker, check, costs, demo, flows, models, replay, streams, tail, topics
+from flowgauge.commands import (
+    bench,
+    broker,
+    check,
+    costs,
+    demo,
+    flows,
+    label,
+    labels,
+    models,
+    replay,
+    streams,
+    tail,
+    topics,
+)
 from flowgauge.outcome import EXIT_CODES
 
 _HELP = "Gauge network flows on a message bus: what they are, how sure the model is, and what it cost."
@@ -29,6 +43,8 @@ app.command("replay")(replay.command)
 app.command("streams")(streams.command)
 app.command("models")(models.command)
 app.command("flows")(flows.command)
+app.command("label")(label.command)
+app.command("labels")(labels.command)
 app.command("tail")(tail.command)
 app.command("topics")(topics.command)
 app.command("costs")(costs.command)

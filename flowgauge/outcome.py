@@ -37,7 +37,7 @@ _EXTRAS = {
     "uvloop": "streams",
     "river": "models",
     "pyarrow": "parquet",
-    "nfstream": "peers",
+    "nfstream": "label",
     "dpkt": "peers",
 }
 """Module that an extra brings, to the extra's name."""

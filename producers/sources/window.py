@@ -197,6 +197,19 @@ class ZstdSource(PlainSource):
             raise CorruptStream(f"its zstd data is corrupt ({error})") from None
 
 
+def is_compressed(head: bytes) -> bool:
+    """Return whether a file that begins with these MAGIC_OCTETS bytes is compressed in a way that we expand."""
+    return head.startswith(_GZIP_MAGIC) or head == _ZSTD_MAGIC or head in _ZSTD_SKIPPABLE
+
+
+def open_source(file: BinaryIO, head: bytes) -> Expander:
+    """Return the bytes of an open file, expanded; arguments as of ``open_window``."""
+    counted = _Counted(file, head)
+    if not is_compressed(head):
+        return PlainSource(counted)
+    return GzipSource(counted) if head.startswith(_GZIP_MAGIC) else ZstdSource(counted)
+
+
 def open_window(file: BinaryIO, head: bytes, live: bool, chunk_octets: int) -> Window:
     """Return the window over an open capture file.
 
@@ -206,10 +219,4 @@ def open_window(file: BinaryIO, head: bytes, live: bool, chunk_octets: int) -> W
         live: whether somebody else may still be writing to it (a pipe), so that ``more`` takes what there is.
         chunk_octets: bytes held at a time.
     """
-    counted = _Counted(file, head)
-    source: Expander = PlainSource(counted)
-    if head.startswith(_GZIP_MAGIC):
-        source = GzipSource(counted)
-    elif head == _ZSTD_MAGIC or head in _ZSTD_SKIPPABLE:
-        source = ZstdSource(counted)
-    return Window(source, chunk_octets, live)
+    return Window(open_source(file, head), chunk_octets, live)

@@ -15,7 +15,20 @@ import pytest
 
 from flowgauge.outcome import EXIT_CODES
 
-COMMANDS = ("demo", "replay", "streams", "models", "flows", "tail", "topics", "check", "bench", "broker")
+COMMANDS = (
+    "demo",
+    "replay",
+    "streams",
+    "models",
+    "flows",
+    "label",
+    "labels",
+    "tail",
+    "topics",
+    "check",
+    "bench",
+    "broker",
+)
 HASTE = ("--set", "bus.connect_timeout_s=1")
 PCAP_HEAD = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
 
