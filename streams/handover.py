@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -22,9 +22,12 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.topics import FLOWS_STATE
 
+Answer = TypeVar("Answer")
+
 PART_BYTES = 900_000
 SLOTS = 2
 READ_TIMEOUT_S = 60.0
+_RETRY_S = 0.2
 _TAIL = 8
 """Messages looked at first, from the end; a state of more parts is looked for further back."""
 
@@ -96,15 +99,17 @@ class StateReader:
         if not asked:
             return {}
         consumer = _consumer(self._bus, f"{self._bus.topic_prefix}{self._group}")
-        try:
+
+        def ask() -> dict[int, Position]:
             return {
                 tp.partition: Position(
                     max(-1, tp.offset), consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)[1]
                 )
                 for tp in consumer.committed(asked, READ_TIMEOUT_S)
             }
-        except KafkaException as error:
-            raise BusError(f"topic {topic}: committed offsets cannot be read: {error.args[0]}") from error
+
+        try:
+            return _patiently(ask, f"topic {topic}: committed offsets cannot be read")
         finally:
             consumer.close()
 
@@ -116,18 +121,19 @@ class StateReader:
         Raises:
             BusError: the topic cannot be read.
         """
+        failure = f"topic {self._topic} [{partition}] cannot be read"
+        return _patiently(lambda: self._read(partition, committed), failure)
+
+    def _read(self, partition: int, committed: int) -> State | None:
         tp = TopicPartition(self._topic, partition)
         tail = _TAIL
-        try:
-            low, high = self._consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)
-            while True:
-                tp.offset = max(low, high - tail)
-                state = _newest(self._parts(tp, high))
-                if tp.offset == low or (state is not None and state.offset >= committed):
-                    return state
-                tail *= 16
-        except KafkaException as error:
-            raise BusError(f"topic {self._topic} [{partition}] cannot be read: {error.args[0]}") from error
+        low, high = self._consumer.get_watermark_offsets(tp, timeout=READ_TIMEOUT_S)
+        while True:
+            tp.offset = max(low, high - tail)
+            state = _newest(self._parts(tp, high))
+            if tp.offset == low or (state is not None and state.offset >= committed):
+                return state
+            tail *= 16
 
     def _parts(self, start: TopicPartition, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (slot, record) of the group's parts from ``start`` to ``end``; other messages are passed over."""
@@ -155,6 +161,18 @@ class StateReader:
             with suppress(CodecError, ValueError):
                 if key.startswith(mine):
                     yield int(key[len(mine) :].split("/")[0]), decode("FlowState", message.value() or b"")
+
+
+def _patiently(step: Callable[[], Answer], failure: str) -> Answer:
+    """Return what a step returns; a broker that has just come back first refuses much for a moment."""
+    deadline = time.monotonic() + READ_TIMEOUT_S
+    while True:
+        try:
+            return step()
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise BusError(f"{failure}: {error.args[0]}") from error
+        time.sleep(_RETRY_S)
 
 
 def _newest(parts: Iterable[tuple[int, dict[str, Any]]]) -> State | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.broker.kafka import KafkaBroker
 from producers.config import ReplaySettings
 from producers.probes import parse_probes
 from producers.replay import ReplayOptions, run_replay
@@ -194,6 +195,29 @@ def test_ctrl_c_hands_over_and_exits_130_and_a_second_one_stays_quiet(flows: Flo
     assert second.stop(signal.SIGINT) == 130
     assert flows.rows() == offline_rows(capture)
     assert total(flows, "batches_duplicate") == total(flows, "batches_missing") == 0
+
+
+def test_a_broker_that_dies_and_comes_back_is_waited_for(
+    broker: KafkaBroker, capture: str, tmp_path: Path
+) -> None:
+    with KafkaBroker() as own:
+        flows = Flows(own.bootstrap, "", tmp_path)
+        flows.create_topics()
+        sent = messages(capture, 50)
+        worker = flows.start()
+        try:
+            flows.produce(sent[:600])
+            wait_until(lambda: sum(flows.committed()) > 100, 60)
+            own.kill()
+            time.sleep(2)
+            own.restart()
+            flows.produce(sent[600:])
+            flows.wait_done(90)
+            assert worker.stop() == 0
+            assert flows.rows() == offline_rows(capture)
+            assert worker.counters["batches_missing"] == 0
+        finally:
+            worker.kill()
 
 
 def test_without_a_broker_it_says_so_and_ends(tmp_path: Path) -> None:
