@@ -36,6 +36,7 @@ from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
 from streams.lag import Lag
+from streams.quiet import calm
 
 log = logging.getLogger("flowgauge")
 
@@ -150,6 +151,7 @@ class Runner:
         self._worker: _Worker | None = None
         uvloop.install()
         self.app = _make_app(bus, settings)
+        calm("aiokafka", log, f"bus {bus.bootstrap}")
         self.app.runner = self
         source = self.app.topic(*self._names, value_type=bytes, value_serializer="raw", key_serializer="raw")
         self.app.agent(source, concurrency=1, name="flowgauge")(self._loop)
@@ -272,7 +274,11 @@ class _Worker(faust.Worker):  # type: ignore[misc]
 
     def __init__(self, app: Any) -> None:
         super().__init__(
-            app, loglevel="ERROR", redirect_stdouts=False, stdout=sys.stderr, loop=asyncio.new_event_loop()
+            app,
+            override_logging=False,
+            redirect_stdouts=False,
+            stdout=sys.stderr,
+            loop=asyncio.new_event_loop(),
         )
         self.spinner = None
         self.interrupted = False

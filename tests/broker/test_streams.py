@@ -216,6 +216,8 @@ def test_a_broker_that_dies_and_comes_back_is_waited_for(
             assert worker.stop() == 0
             assert flows.rows() == offline_rows(capture)
             assert worker.counters["batches_missing"] == 0
+            assert 1 <= len(worker.told) <= 3
+            assert all(line.startswith(f"flowgauge: warning: bus {own.bootstrap}: ") for line in worker.told)
         finally:
             worker.kill()
 
