@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := flowgauge models streams producers schemas infra tests
+SOURCES := flowgauge models streams producers schemas infra tests docs examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench golden tools clean distclean
+.PHONY: help demo test lint format bench docs golden tools clean distclean
 
 help: ## List what there is to make.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,10 @@ format: $(VENV)/.ready-dev ## Put the code into the house's format.
 
 bench: $(VENV)/.ready-dev ## Measure decode, flow table, encode, agent and bus on this machine, beside NFStream and dpkt.
 	$(BIN)/flowgauge bench --peers
+
+docs: $(VENV)/.ready-dev ## Build the documentation into build/docs.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/docs/index.html"
 
 golden: $(VENV)/.ready-dev ## Write the golden files anew; read their diff before you commit it.
 	UPDATE_GOLDEN=1 $(BIN)/pytest -q -k golden

@@ -41,8 +41,11 @@ def command(
     ids. What nDPI does not know is left out and counted. --probe publishes on the labels topic, with times as
     captured: for captures that are replayed with --rebase keep.
     """
+    from flowgauge.framing import start_framing
     from flowgauge.label_run import run
     from flowgauge.settings import load
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    if probe is not None:
+        start_framing(effective)
     return run(effective, captures, output, probe, bus is not None, guesses, dissections, as_json)

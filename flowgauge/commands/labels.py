@@ -34,6 +34,7 @@ def command(
     """
     import json
 
+    from flowgauge.framing import start_framing
     from flowgauge.interrupt import stopping
     from flowgauge.publishing import fits, publish, table_records
     from flowgauge.settings import load
@@ -43,6 +44,7 @@ def command(
     from schemas.errors import SettingsError
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
+    start_framing(effective)
     parse_probes(["-"], [probe])
     table = read_labels(file)
     if not fits(table, offset_ns):
