@@ -12,6 +12,14 @@ from infra.broker.embedded import EmbeddedBroker
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the models of tests out of the home directory; workers that a test starts inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def embedded() -> Iterator[EmbeddedBroker]:
     """A running embedded broker without topics; tests create theirs with ``create_topic``."""

@@ -6,12 +6,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from models.online.backlog import Source, positions, read_backlog
 from models.online.config import OnlineSettings
+from models.online.keeper import StateKeeper
 from models.online.learner import OnlineLearner
+from models.online.state import Snapshot
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
@@ -26,6 +30,10 @@ from streams.faust_app import Message
 log = logging.getLogger("flowgauge")
 
 FLUSH_TIMEOUT_S = 60.0
+CATCH_UP_S = 20.0
+"""Most time that learning a crashed worker's last messages again may take, before the first new one."""
+_DRIFT_EVERY_S = 60.0
+"""Drift is told on the log no more often than that; telemetry has every signal."""
 
 
 def input_topics(settings: OnlineSettings) -> tuple[str, ...]:
@@ -37,22 +45,30 @@ class ModelAgent:
     """Handler of the feature topics and of ``labels``: one model for all partitions in hand.
 
     The model stays in the process at a rebalance; rows of partitions that went elsewhere wait until they expire.
+    Its state on disk holds the offsets of the messages in it: what comes again after a restart is not learned
+    twice, and what was committed after the last copy is learned again, unless the worker ended in order.
     """
 
-    def __init__(
-        self, settings: OnlineSettings, bus: BusSettings, sink: Sink, learner: OnlineLearner | None = None
-    ) -> None:
-        """Make the model, unless one is given; raises SettingsError for parameters that it has not."""
+    def __init__(self, settings: OnlineSettings, bus: BusSettings, sink: Sink) -> None:
+        """Restore the model, or make a new one; raises SettingsError for parameters that it has not."""
         self.settings = settings
         self.bus = bus
         self.sink = sink
-        self.learner = OnlineLearner(settings) if learner is None else learner
+        # Before a state is looked for: a mistake in the settings is told at once.
+        new = OnlineLearner(settings)
+        self.keeper = StateKeeper(settings, bus)
+        self._restored = self.keeper.restore()
+        self.learner = new if self._restored is None else self._restored.learner
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters("models", bus, sink)
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
-        self._told: Counter[str] = Counter()
+        # What a former process counted is on telemetry already.
+        self._told: Counter[str] = Counter(self.learner.counts)
         self._next_telemetry_ns = 0
+        self._next_drift_s = 0.0
+        self._score_names: set[str] = set()
+        self._full: set[str] = set()
 
     @property
     def meter(self) -> StageMeter:
@@ -60,8 +76,8 @@ class ModelAgent:
         return self._meter
 
     def counts(self) -> Counter[str]:
-        """Return all counters by name since the start."""
-        return self.totals + self.learner.counts
+        """Return all counters by name; those of the learner since the model began, in whatever process."""
+        return self.totals + self.learner.counts + self.keeper.counts
 
     def on_message(self, message: Message) -> None:
         """Predict on a feature batch, or learn from a label; raises BusError only."""
@@ -90,6 +106,7 @@ class ModelAgent:
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Publish the costs when it is time."""
         self.sink.check()
+        self.keeper.poll()
         now_ns = time.time_ns()
         if now_ns >= self._next_telemetry_ns:
             self._next_telemetry_ns = now_ns + round(self.settings.telemetry_interval_s * 1e9)
@@ -98,18 +115,75 @@ class ModelAgent:
     def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
         """Begin anew with offsets; what comes again is known by its prediction id too."""
         self._next_offset.clear()
+        if self._restored is not None:
+            snapshot, self._restored = self._restored, None
+            self._resume(snapshot, partitions)
+
+    def _resume(self, snapshot: Snapshot, partitions: Mapping[str, set[int]]) -> None:
+        """Go on from a state: learn what its messages lack of those committed, and skip what it has beyond."""
+        spans: dict[Source, tuple[int, int]] = {}
+        for source, position in positions(self.bus, self.settings.group, partitions).items():
+            kept = snapshot.next_offset.get(source)
+            if kept is None:
+                continue
+            if position.committed < 0 or kept > position.end:
+                self.totals["offsets_of_other_topics"] += 1
+                continue
+            self._next_offset[source] = kept
+            if kept < position.committed and not snapshot.handed_over:
+                spans[source] = (kept, position.committed)
+        if spans:
+            self._catch_up(spans)
+
+    def _catch_up(self, spans: Mapping[Source, tuple[int, int]]) -> None:
+        learned = 0
+        for message in read_backlog(self.bus, self.settings.group, spans, CATCH_UP_S):
+            self._next_offset[message.topic, message.partition] = message.offset + 1
+            learned += 1
+            # Its predictions are on the bus, and it is among the dead letters if it belongs there.
+            with suppress(CodecError):
+                self._relearn(message)
+        self.totals["messages_caught_up"] += learned
+        missed = sum(end - self._next_offset[source] for source, (_, end) in spans.items())
+        self.totals["messages_not_caught_up"] += max(0, missed)
+        log.info(
+            "model %s: %d messages learned again that came after its last copy", self.settings.name, learned
+        )
+
+    def _relearn(self, message: Message) -> None:
+        try:
+            if message.topic == LABELS:
+                self.learner.on_label(decode("Label", message.value or b""))
+            else:
+                self.learner.on_features(decode_feature_batch(message.value or b""), time.time_ns())
+        except CodecError:
+            raise
+        except Exception:
+            log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
 
     def flush(self) -> None:
-        """Return once every prediction is on the bus."""
+        """Return once every prediction is on the bus; then, when it is time, begin a copy of the state.
+
+        So every message in a state has its predictions on the bus.
+        """
+        self._flush()
+        if self.keeper.is_due():
+            self.keeper.save(self._snapshot(handed_over=False), wait=False)
+
+    def _flush(self) -> None:
         if left := self.sink.flush(FLUSH_TIMEOUT_S):
             raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
         self.sink.check()
 
     def hand_over(self) -> None:
-        """Tell the last costs; the model has nothing that another worker could take over."""
+        """Tell the last costs and save the state: it is this worker's own, no other takes it over."""
         self._publish_telemetry(None)
-        self.flush()
+        self._flush()
+        self.keeper.save(self._snapshot(handed_over=True), wait=True)
         self._next_offset.clear()
+
+    def _snapshot(self, *, handed_over: bool) -> Snapshot:
+        return Snapshot(self.learner, dict(self._next_offset), handed_over)
 
     def _on_features(self, value: bytes, received_ns: int) -> None:
         batch = decode_feature_batch(value)
@@ -146,6 +220,35 @@ class ModelAgent:
             self._meter.count(name, value - self._told[name])
         self._told = counts
         self._meter.state_bytes = self.learner.state_bytes
+        self._tell_values()
+        self._tell_drift()
         self._meter.lag_records = waiting
         record = encode("CostTelemetry", self._meter.snapshot())
         self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)
+
+    def _tell_values(self) -> None:
+        """Bring the meter's gauges up to the scores of late, and to what the state on disk takes."""
+        values = self.learner.scores.gauges(self.settings.score_classes)
+        for name in self._score_names - values.keys():
+            self._meter.gauge(name, None)
+        self._score_names = set(values)
+        values["model_bytes"] = sum(c.memory_bytes for c in self.learner.classifiers.values())
+        values["state_file_bytes"], values["state_save_s"] = self.keeper.file_bytes, self.keeper.save_s
+        for name, value in values.items():
+            self._meter.gauge(name, value)
+
+    def _tell_drift(self) -> None:
+        """Put on the log what is new, drift no more often than once a minute."""
+        for name in set(self.learner.full) - self._full:
+            self._full.add(name)
+            log.warning(
+                "model %s: the classifier of %s has its share of models.max_model_bytes and learns no more",
+                self.settings.name,
+                name,
+            )
+        signals = self.learner.drift.signals if self.learner.drift is not None else None
+        if signals and time.monotonic() >= self._next_drift_s:
+            self._next_drift_s = time.monotonic() + _DRIFT_EVERY_S
+            more = f", and {len(signals) - 1} signals more" if len(signals) > 1 else ""
+            log.warning("model %s: drift: %s%s", self.settings.name, signals[-1], more)
+            signals.clear()

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from river.base import Ensemble
 
 from models.online.classifiers import Recipe
+from models.online.ensemble import Vote
 
 Prediction = tuple[str | None, float]
 NO_PREDICTION: Prediction = (None, 0.0)
 
 _MEASURE_GROWTH = 1.5
 """Walking a model's memory takes up to a tenth of a second, so it is done again only after so much growth."""
+_RECHECK_GROWTH = 1.02
 
 
 class OnlineClassifier:
@@ -72,6 +74,21 @@ class OnlineClassifier:
         self._model.learn_one(dict(zip(self.names, values, strict=True)), code)
         self.labels_learned += 1
 
+    def is_full(self, limit_bytes: int) -> bool:
+        """Return whether the model takes so much memory, as far as it tells; cheap enough to ask for each row.
+
+        Between two measurements it is held to grow with its labels. Where that goes over the limit it is measured,
+        but only once it has learned a fiftieth more than the last time.
+        """
+        at = self._measured_at
+        if self.labels_learned > max(at * _MEASURE_GROWTH, 0):
+            return self.memory_bytes >= limit_bytes
+        expected = self._memory_bytes * self.labels_learned / max(at, 1)
+        if expected >= limit_bytes and self.labels_learned >= at * _RECHECK_GROWTH + 1:
+            self._measured_at = self.labels_learned
+            self._memory_bytes = _memory_bytes(self._model)
+        return self._memory_bytes >= limit_bytes
+
     @property
     def memory_bytes(self) -> int:
         """Return the memory of the model, measured when it had learned at least two thirds of its labels.
@@ -110,6 +127,8 @@ class OnlineClassifier:
 
 
 def _memory_bytes(model: Any) -> int:
+    if isinstance(model, Vote):
+        return sum(map(_memory_bytes, model.members))
     if isinstance(model, Ensemble) and len(model):
         return int(model[0]._raw_memory_usage) * len(model)
     return int(model._raw_memory_usage)

@@ -15,6 +15,7 @@ from typing import Any
 
 from river import forest, linear_model, optim, preprocessing, tree
 
+from models.online.ensemble import Vote
 from models.online.smoothed_naive_bayes import SmoothedGaussianNB
 from schemas.errors import SettingsError
 
@@ -80,12 +81,19 @@ def naive_bayes(seed: int, floor: float = 0.01) -> Any:
     return SmoothedGaussianNB(floor)
 
 
+def ensemble(seed: int, trees: int = 10, rate: float = 0.2) -> Any:
+    """Mondrian forest and softmax regression; the sum of their probabilities decides."""
+    members = [mondrian_forest(seed, trees=trees), softmax_regression(seed, rate=rate)]
+    return Vote(members)
+
+
 FACTORIES: dict[str, Callable[..., Any]] = {
     "mondrian_forest": mondrian_forest,
     "adaptive_random_forest": adaptive_random_forest,
     "hoeffding_adaptive_tree": hoeffding_adaptive_tree,
     "softmax_regression": softmax_regression,
     "naive_bayes": naive_bayes,
+    "ensemble": ensemble,
 }
 
 

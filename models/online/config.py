@@ -14,6 +14,7 @@ ClassifierName = Literal[
     "hoeffding_adaptive_tree",
     "softmax_regression",
     "naive_bayes",
+    "ensemble",
 ]
 
 
@@ -37,7 +38,8 @@ class OnlineSettings(WorkerSettings):
         default="mondrian_forest",
         description="mondrian_forest: best from few labels; adaptive_random_forest: where what classes look "
         "like drifts, slow to learn; hoeffding_adaptive_tree: fast and follows drift, wants thousands of "
-        "labels; softmax_regression: fast and smallest; naive_bayes: cheapest to learn.",
+        "labels; softmax_regression: fast and smallest; naive_bayes: cheapest to learn; "
+        "ensemble: several of these vote.",
     )
     parameters: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Parameters of the classifier that differ from its defaults."
@@ -66,6 +68,45 @@ class OnlineSettings(WorkerSettings):
         ge=1,
         le=1_000_000,
         description="Labels that the scores of late look back on, in labels.",
+    )
+
+    score_classes: int = Field(
+        default=32,
+        ge=0,
+        le=4096,
+        description="Classes whose scores are told on telemetry.cost for each group, the most frequent ones.",
+    )
+    drift: bool = Field(
+        default=True, description="Watch for drift: ADWIN on the errors, KSWIN on some inputs; see telemetry."
+    )
+    drift_features: int = Field(
+        default=3,
+        ge=0,
+        le=64,
+        description="Features of each representation, from the first on, that are watched beside the confidence.",
+    )
+    drift_sample_rows: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="One row in so many is looked at for drift of the inputs.",
+    )
+    max_model_bytes: int = Field(
+        default=1 << 29,
+        ge=1 << 16,
+        description="Most memory of the classifiers of all representations, in bytes; one that has its share "
+        "goes on predicting and learns no more.",
+    )
+    state_dir: str = Field(
+        default="",
+        description="Folder where the model's state is kept; empty: flowgauge/models in XDG_STATE_HOME, or in "
+        "~/.local/state.",
+    )
+    checkpoint_interval_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86400,
+        description="Time between two copies of the model's state on disk, in seconds; 0: none is kept.",
     )
 
     @field_validator("representations")

@@ -12,6 +12,7 @@ import numpy as np
 from models.online.classifier import OnlineClassifier
 from models.online.classifiers import recipe
 from models.online.config import OnlineSettings
+from models.online.drift import DriftWatch
 from models.online.records import RowIds, prediction_ids, prediction_records
 from models.online.scores import ScoreBoard
 from models.online.waiting import Flow, Row, WaitingFlows
@@ -30,7 +31,7 @@ class OnlineLearner:
     learned and is scored when the label comes (prequential). ``counts`` holds what happened, by name; always
 
     - ``rows_received`` = ``rows_repeated`` + ``rows_too_old`` + ``rows_over_limit`` + ``rows_learned`` +
-      ``rows_class_limit`` + ``rows_expired`` + ``rows_evicted`` + rows that wait now;
+      ``rows_class_limit`` + ``rows_memory_limit`` + ``rows_expired`` + ``rows_evicted`` + rows that wait now;
     - ``labels_received`` = ``labels_matched`` + ``labels_early`` + ``labels_late`` + ``labels_repeated`` +
       ``labels_conflicting``;
     - ``labels_early`` (before any features) + ``labels_late`` (the features are forgotten already) =
@@ -43,6 +44,7 @@ class OnlineLearner:
         plan = recipe(settings.classifier, settings.parameters, settings.seed)
         self.classifiers = {name: OnlineClassifier(plan) for name in settings.representations}
         self.scores = ScoreBoard(settings.score_window_labels)
+        self.drift = DriftWatch(settings, self.counts) if settings.drift else None
         self.classes: set[str] = set()
         self._waiting = WaitingFlows(settings.label_wait_ns, settings.max_waiting_flows)
         self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -64,6 +66,8 @@ class OnlineLearner:
         names = self._layout(batch.feature_names)
         version = classifier.version
         answers = classifier.predict(batch.columns["features"], names)
+        if self.drift is not None:
+            self.drift.on_rows(batch.representation, names, batch.columns["features"], answers)
         ids = prediction_ids(batch, self.settings.name)
         records = prediction_records(
             batch, ids, answers, (self.settings.name, version), received_time_ns, clock()
@@ -146,13 +150,19 @@ class OnlineLearner:
     def _learn(self, row: Row, label: str) -> None:
         """Score the prediction made on a row, then learn the row."""
         self.scores.add(row.group, label, row.predicted)
+        if self.drift is not None:
+            self.drift.on_score(row.representation, row.predicted != label)
+        classifier = self.classifiers[row.representation]
+        if classifier.is_full(self._classifier_bytes):
+            self.counts["rows_memory_limit"] += 1
+            return
         if label not in self.classes:
             if len(self.classes) >= self.settings.max_classes:
                 self.counts["rows_class_limit"] += 1
                 return
             self.classes.add(label)
         features = np.frombuffer(row.features, dtype=np.float32)
-        self.classifiers[row.representation].learn(features, row.names, label)
+        classifier.learn(features, row.names, label)
         self.counts["rows_learned"] += 1
 
     def _drop(self, flows: Iterable[Flow], why: str) -> None:
@@ -168,6 +178,25 @@ class OnlineLearner:
         if names not in self._layouts and len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
         return self._layouts.setdefault(names, names)
+
+    @property
+    def _classifier_bytes(self) -> int:
+        """Most memory of one classifier."""
+        return self.settings.max_model_bytes // len(self.classifiers)
+
+    @property
+    def full(self) -> list[str]:
+        """Return the representations whose classifiers learn no more, for want of memory."""
+        return [name for name, c in self.classifiers.items() if c.is_full(self._classifier_bytes)]
+
+    def adopt(self, settings: OnlineSettings) -> None:
+        """Go on with other limits; what makes the model (see ``models.online.state.identity``) must be the same."""
+        self.settings = settings
+        self._waiting.wait_ns, self._waiting.max_flows = settings.label_wait_ns, settings.max_waiting_flows
+        if not settings.drift:
+            self.drift = None
+        elif self.drift is None:
+            self.drift = DriftWatch(settings, self.counts)
 
     @property
     def state_bytes(self) -> int:

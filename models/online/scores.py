@@ -122,6 +122,24 @@ class ScoreBoard:
             score = self._scores.setdefault(group, Score(self._window))
         score.add(true, predicted)
 
+    def gauges(self, classes: int) -> dict[str, float]:
+        """Return the scores over the window of each group, by the names they have on telemetry.
+
+        ``accuracy.<group>``, ``macro_f1.<group>``, ``kappa.<group>``, ``scored.<group>`` (answers in the window),
+        and ``f1.``, ``precision.`` and ``recall.<group>.<class>`` of its ``classes`` most frequent classes.
+        """
+        out: dict[str, float] = {}
+        for group, score in self._scores.items():
+            recent = score.recent
+            values = {"accuracy": recent.accuracy, "macro_f1": recent.macro_f1, "kappa": recent.kappa}
+            out.update({f"{name}.{group}": value for name, value in values.items() if value is not None})
+            out[f"scored.{group}"] = recent.n
+            by_class = recent.per_class() if classes else {}
+            for label in sorted(by_class, key=lambda c: (-by_class[c]["n"], c))[:classes]:
+                for name in ("f1", "precision", "recall"):
+                    out[f"{name}.{group}.{label}"] = by_class[label][name]
+        return out
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """Return each group's scores."""
         return {group: score.summary() for group, score in sorted(self._scores.items())}

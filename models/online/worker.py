@@ -32,6 +32,19 @@ def run_worker(
     sink = BusProducer(bus)
     # Before the bus is waited for: a mistake in the settings is told at once.
     agent = ModelAgent(settings, bus, sink)
+    try:
+        return _run(agent, settings, bus, sink, on_wait)
+    finally:
+        agent.keeper.close()
+
+
+def _run(
+    agent: ModelAgent,
+    settings: OnlineSettings,
+    bus: BusSettings,
+    sink: BusProducer,
+    on_wait: Callable[[str], None] | None,
+) -> tuple[int, Counter[str], dict[str, Any]]:
     sink.connect(on_wait=on_wait)
     for name, by_flow in required_topics(settings):
         sink.require(topic_name(bus, name), bus.partitions if by_flow else None)

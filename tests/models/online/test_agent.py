@@ -54,7 +54,7 @@ class ListSink:
 
 def agent(prefix: str = "", **model: Any) -> tuple[ModelAgent, ListSink]:
     sink = ListSink()
-    chosen = OnlineSettings(**{"classifier": "naive_bayes", **model})
+    chosen = OnlineSettings(**{"classifier": "naive_bayes", "checkpoint_interval_s": 0, **model})
     return ModelAgent(chosen, BusSettings(topic_prefix=prefix, partitions=8), sink), sink
 
 
