@@ -9,6 +9,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from textwrap import indent
@@ -43,7 +44,10 @@ def table(head: Sequence[str], rows: Rows) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())
+    """Return one cell's text; a bar inside code can only be written as HTML."""
+    text = " ".join(str(value).split())
+    text = re.sub(r"`([^`]*\|[^`]*)`", lambda code: f"<code>{escape(code[1])}</code>", text)
+    return text.replace("|", "&#124;")
 
 
 def settings() -> str:
@@ -152,7 +156,7 @@ def schemas() -> str:
         columns = [
             [
                 f"`{f['name']}`",
-                f"`{f['dtype']}`" + (f" × {f['width']}" if "width" in f else "")
+                f"`{f['dtype'].lstrip('|')}`" + (f" × {f['width']}" if "width" in f else "")
                 + (f" × `{f['width_field']}`" if "width_field" in f else ""),
                 f.get("unit", "1"), f"`{f['rows']}`", f["doc"],
             ]

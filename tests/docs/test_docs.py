@@ -69,7 +69,7 @@ def test_every_setting_is_told(generate: ModuleType) -> None:
     for section, kind in section_classes().items():
         for key, field in kind.model_fields.items():
             assert f"| `{key}`<br>`FLOWGAUGE_{section.upper()}__{key.upper()}` |" in text
-            assert " ".join((field.description or "").split()).replace("|", "\\|") in text, key
+            assert " ".join((field.description or "").split()).replace("|", "&#124;") in text, key
 
 
 def test_every_topic_schema_column_and_feature_is_told(generate: ModuleType) -> None:
