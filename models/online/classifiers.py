@@ -81,10 +81,9 @@ def naive_bayes(seed: int, floor: float = 0.01) -> Any:
     return SmoothedGaussianNB(floor)
 
 
-def ensemble(seed: int, trees: int = 10, rate: float = 0.2) -> Any:
-    """Mondrian forest and softmax regression; the sum of their probabilities decides."""
-    members = [mondrian_forest(seed, trees=trees), softmax_regression(seed, rate=rate)]
-    return Vote(members)
+def ensemble(seed: int, trees: int = 10) -> Any:
+    """Mondrian and adaptive random forest, ``trees`` each; the mean of their probabilities decides."""
+    return Vote([mondrian_forest(seed, trees=trees), adaptive_random_forest(seed, trees=trees)])
 
 
 FACTORIES: dict[str, Callable[..., Any]] = {

@@ -39,7 +39,7 @@ class OnlineSettings(WorkerSettings):
         description="mondrian_forest: best from few labels; adaptive_random_forest: where what classes look "
         "like drifts, slow to learn; hoeffding_adaptive_tree: fast and follows drift, wants thousands of "
         "labels; softmax_regression: fast and smallest; naive_bayes: cheapest to learn; "
-        "ensemble: several of these vote.",
+        "ensemble: the two forests vote, at the price of both.",
     )
     parameters: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Parameters of the classifier that differ from its defaults."
