@@ -10,16 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
-from flowgauge.settings import section_classes
+from flowgauge.settings import load, section_classes
+from models.online.config import ClassifierName, OnlineSettings
 from schemas.codec import NAMES, schema
 from schemas.topics import TOPICS
 from streams.feature import available_features, load_feature
 from tests.commandline import parse
 
 pytest.importorskip("mkdocs")
+recipe = pytest.importorskip("models.online.classifiers").recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -103,6 +106,31 @@ def test_every_command_and_flag_is_told(generate: ModuleType) -> None:
 )
 def test_what_is_counted_is_told(generate: ModuleType, name: str) -> None:
     assert f"| `{name}` |" in generate.telemetry()
+
+
+def test_every_classifier_is_advised_on() -> None:
+    text = (ROOT / "docs" / "how-to" / "classifier.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(get_args(ClassifierName))
+
+
+def toml_blocks() -> list[tuple[str, str]]:
+    return [
+        (str(page.relative_to(ROOT)), block)
+        for page in PAGES
+        for block in re.findall(
+            r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+    ]
+
+
+@pytest.mark.parametrize(("page", "block"), toml_blocks())
+def test_documented_settings_are_settings(page: str, block: str, tmp_path: Path) -> None:
+    file = tmp_path / "flowgauge.toml"
+    file.write_text(block, encoding="utf-8")
+    effective = load(file, environment={})
+    assert effective.origins
+    models = effective.get("models", OnlineSettings)
+    recipe(models.classifier, models.parameters, models.seed)
 
 
 def commands(page: Path) -> list[str]:
