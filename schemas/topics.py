@@ -65,8 +65,14 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         FLOWS_STATE,
         "FlowState",
-        "flow state handed from one worker to the next",
-        config={"cleanup.policy": "compact", "max.message.bytes": "1048588"},
+        "flow state, from which the next worker goes on",
+        # Compaction passes over the newest segment: with the usual 1 GiB a worker would leave that much behind.
+        config={
+            "cleanup.policy": "compact",
+            "max.message.bytes": "1048588",
+            "segment.bytes": str(32 << 20),
+            "min.cleanable.dirty.ratio": "0.1",
+        },
     ),
 )
 

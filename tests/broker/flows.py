@@ -126,7 +126,7 @@ class Flows:
 
         def settled() -> bool:
             try:
-                found = admin.describe_consumer_groups([group])[group].result(10)
+                found = admin.describe_consumer_groups([group], request_timeout=1)[group].result(2)
             except (KafkaException, TimeoutError):  # no such group yet, or its coordinator is starting
                 return False
             return found.state.name == "STABLE" and len(found.members) == members
