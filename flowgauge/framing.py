@@ -10,6 +10,17 @@ from schemas.registry import Registry, subject_of
 from streams.config import StreamsSettings
 
 
+def check_registry(effective: Effective) -> None:
+    """Raise BusError where the settings name a registry that does not answer."""
+    bus = effective.get("bus", BusSettings)
+    if bus.registry_url:
+        _registry(bus).check()
+
+
+def _registry(bus: BusSettings) -> Registry:
+    return Registry(bus.registry_url, bus.registry_timeout_s)
+
+
 def start_framing(effective: Effective) -> None:
     """Frame the messages of this process; every command that touches the bus does this first.
 
@@ -21,7 +32,7 @@ def start_framing(effective: Effective) -> None:
     if not bus.registry_url:
         use_framing(None)
         return
-    registry = Registry(bus.registry_url, bus.registry_timeout_s)
+    registry = _registry(bus)
     topics = project_topics(effective.get("streams", StreamsSettings)).values()
     subjects = {subject_of(topic_name(bus, topic.name)): topic.schema for topic in topics}
     registry.start(subjects, bus.registry_register)

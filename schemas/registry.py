@@ -83,6 +83,12 @@ class Registry:
             self.heads.setdefault(name, codec.registry_head(schema_id))
             self._by_id[schema_id] = codec.reader_of(codec.schema(name))
 
+    def check(self) -> None:
+        """Raise BusError unless the registry answers; nothing is registered."""
+        status, answer = self._bounded(lambda: self._request("GET", "/subjects"))
+        if status != 200:
+            raise self._error(f"asked for its subjects, it answers {_what(status, answer)}")
+
     def written_with(self, schema_id: int) -> tuple[str, Any]:
         """Return (name, parsed schema) of what messages with this id were written with; asks once per id.
 
@@ -133,7 +139,7 @@ class Registry:
         return raw
 
     def _request(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        """Return status and answer; proxies and redirections are not followed."""
+        """Return status and answer, empty where that is a list; proxies and redirections are not followed."""
         connection: http.client.HTTPConnection
         if self._tls:
             context = ssl.create_default_context()
@@ -156,7 +162,7 @@ class Registry:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            if answer.status == 200:
+            if answer.status == 200 and not isinstance(found, list):
                 raise self._error(f"{method} {path} is not answered as a schema registry answers")
             found = {}
         return answer.status, found

@@ -20,8 +20,8 @@ def command(
 ) -> int:
     """Print the effective settings as a settings file, and say where each value came from.
 
-    The output can be used as a settings file. With --bus, exit code 4 means that no broker answers, 1 that a
-    topic is missing or different.
+    The output can be used as a settings file. With --bus, exit code 4 means that no broker (or schema registry)
+    answers, 1 that a topic is missing or different.
     """
     from flowgauge.settings import load
     from flowgauge.settings_print import as_object, as_toml
@@ -30,7 +30,9 @@ def command(
     problems: list[str] = []
     if with_bus:
         from flowgauge.bus import topic_states
+        from flowgauge.framing import check_registry
 
+        check_registry(effective)
         problems = [state.problem for state in topic_states(effective) if state.problem]
     if as_json:
         found = {"bus_problems": problems} if with_bus else {}

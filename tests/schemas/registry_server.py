@@ -44,7 +44,7 @@ class RegistryServer:
         self.schemas[number] = text
         return number
 
-    def answer(self, method: str, target: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def answer(self, method: str, target: str, body: Any) -> tuple[int, dict[str, Any] | list[str]]:
         """Return status and answer of a request."""
         if self.refusal is not None:
             return self.refusal
@@ -62,6 +62,8 @@ class RegistryServer:
                         found = {"subject": subject, "version": version, "id": number}
                         return 200, {**found, "schema": self.schemas[number]}
                 return 404, {"error_code": 40403, "message": "Schema not found"}
+            case ["GET", "subjects"]:
+                return 200, list(self.subjects)
             case ["GET", "schemas", "ids", number] if int(number) in self.schemas:
                 return 200, {"schema": self.schemas[int(number)]}
         return 404, {"error_code": 40401, "message": "Not found"}

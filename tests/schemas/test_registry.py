@@ -244,6 +244,14 @@ def test_what_is_no_url_is_a_settings_error(url: str) -> None:
         Registry(url)
 
 
+def test_a_check_registers_nothing(server: RegistryServer) -> None:
+    Registry(server.url).check()
+    assert server.requests == ["GET /subjects"]
+    server.refusal = 503, {"message": "no leader"}
+    with pytest.raises(BusError, match=r"it answers HTTP 503 Service Unavailable \(no leader\)"):
+        Registry(server.url).check()
+
+
 def test_a_path_before_the_interface_is_kept(server: RegistryServer) -> None:
     with pytest.raises(BusError, match="HTTP 404"):
         Registry(f"{server.url}/apis/ccompat/v7/").start({"a.b/c-value": "Label"})
