@@ -95,6 +95,7 @@ def kafka(
 
 @contextmanager
 def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) -> Iterator[None]:
+    """Make the topics that the workers need; remove them afterwards if ``remove``."""
     names = {
         topic_name(settings, topic.name): (topic.partitions(settings.partitions), topic.config)
         for topic in project_topics(streams).values()
