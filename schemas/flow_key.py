@@ -102,6 +102,12 @@ def partition_of(flow: np.uint64, partitions: int) -> int:
     return int(((np.uint64(flow) >> _S48) * np.uint64(partitions)) >> _S16)
 
 
+def partitions_of(flows: NDArray[np.uint64], partitions: int) -> list[int]:
+    """Return the partition of each flow, as ``partition_of`` does."""
+    found: list[int] = (((flows >> _S48) * np.uint64(partitions)) >> _S16).tolist()
+    return found
+
+
 @njit(cache=True, nogil=True, inline="always")
 def flow_id_of(flow_hash: np.uint64, probe_hash: np.uint64, start_ns: int) -> np.uint64:
     """Return the flow id: 16 bits that give the partition, 48 bits of (five-tuple, probe, start)."""

@@ -41,6 +41,9 @@ from streams.quiet import calm
 log = logging.getLogger("flowgauge")
 
 TICK_S = 0.25
+_SWITCH_S = 0.0005
+"""How long a busy handler may keep the thread that talks to the broker from the interpreter: 5 ms by default, which
+it would wait several times for each fetch."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ class Runner:
             FlowgaugeError: what made the worker stop.
         """
         self._worker = _Worker(self.app)
+        sys.setswitchinterval(_SWITCH_S)
         try:
             with serving(self._settings, [self.handler.meter], self._health):
                 self._worker.execute_from_commandline()

@@ -21,7 +21,7 @@ from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
-STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "latency")
+STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "publish", "latency")
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
 
@@ -131,6 +131,15 @@ class _Bench:
     def _stage(self, stage: str) -> list[Result]:
         if stage == "bus":
             return [self._measure_bus()]
+        if stage == "publish":
+            from flowgauge.bench.stages.publish import publish
+
+            options = self._options
+            return [
+                publish(
+                    self._corpus, self._streams, self._bus, options.external_bus, options.min_seconds, _step
+                )
+            ]
         if stage == "latency":
             from flowgauge.bench.stages.latency import Setup, latency
 

@@ -7,9 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
-
-import numpy as np
 
 from models.online.backlog import Source, positions, read_backlog
 from models.online.config import OnlineSettings
@@ -22,7 +19,7 @@ from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
-from schemas.flow_key import parse_flow_id, partition_of
+from schemas.flow_key import partitions_of
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -61,6 +58,7 @@ class ModelAgent:
         self.learner = new if self._restored is None else self._restored.learner
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters("models", bus, sink)
+        self._answers = topic_name(bus, PREDICTIONS_FLOW)
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
@@ -189,8 +187,12 @@ class ModelAgent:
         batch = decode_feature_batch(value)
         made = 0
         try:
-            for record in self.learner.on_features(batch, received_ns):
-                self._produce(record)
+            records = self.learner.on_features(batch, received_ns)
+            partitions = partitions_of(batch.columns["flow_id"], self.bus.partitions)
+            for record, partition in zip(records, partitions if records else (), strict=True):
+                value = encode("Prediction", record)
+                self.sink.produce(self._answers, value, partition, record["flow_id"], items=1)
+                self._meter.output_bytes += len(value)
                 made += 1
         finally:
             # Rows in are rows out and rows dropped, also where the model fails in the middle.
@@ -200,13 +202,6 @@ class ModelAgent:
             other = batch.representation not in self.learner.classifiers
             self._meter.drop("other_representation" if other else "failed", batch.rows - made)
         self._meter.record_ns(time.time_ns() - batch.probe_time_ns, made)
-
-    def _produce(self, record: dict[str, Any]) -> None:
-        value = encode("Prediction", record)
-        flow_id = record["flow_id"]
-        partition = partition_of(np.uint64(parse_flow_id(flow_id)), self.bus.partitions)
-        self.sink.produce(topic_name(self.bus, PREDICTIONS_FLOW), value, partition, flow_id, items=1)
-        self._meter.output_bytes += len(value)
 
     def _set_aside(self, message: Message, reason: str) -> None:
         self.totals["messages_set_aside"] += 1

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from river import forest, linear_model, optim, preprocessing, tree
@@ -123,7 +124,7 @@ class Recipe:
         """Return a fresh River classifier."""
         return FACTORIES[self.algorithm](seed=self.seed, **dict(self.parameters))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return eight hexadecimal digits of the algorithm, its parameters and seed."""
         text = json.dumps([self.algorithm, self.parameters, self.seed])
