@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from models.online.config import OnlineSettings
 from models.online.worker import run_worker
 from producers.config import BusSettings
 bus = BusSettings(**json.loads(sys.argv[1]))
-code, counts, summary = run_worker(OnlineSettings(classifier="naive_bayes", commit_interval_s=0.1), bus)
+settings = {"classifier": "naive_bayes", "commit_interval_s": 0.1, **json.loads(sys.argv[2])}
+code, counts, summary = run_worker(OnlineSettings(**settings), bus)
 print(json.dumps([counts, summary["scores"]]))
 sys.exit(code)
 """
@@ -55,9 +57,9 @@ class Reader:
         return sum(int(r["counters"].get(counter, 0)) for r in self())
 
 
-def start(bus: BusSettings) -> subprocess.Popen[str]:
+def start(bus: BusSettings, **settings: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _WORKER, bus.model_dump_json()],
+        [sys.executable, "-c", _WORKER, bus.model_dump_json(), json.dumps(settings)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,4 +136,68 @@ def test_learns_answers_sets_poison_aside_and_repeats_nothing(
     finally:
         counts, _, _ = stop(again)
     assert len(predictions()) == 4 * len(FLOWS)
-    assert counts["rows_received"] == len(FLOWS)
+    # It went on with the model of the first: what that learned is in it, and no message came twice.
+    assert counts["rows_received"] == counts["rows_learned"] == 4 * len(FLOWS)
+    assert counts["model_states_restored"] == 1
+    assert counts.get("messages_redelivered", 0) == 0
+
+
+def test_a_killed_worker_goes_on_with_what_it_had_learned(
+    bootstrap: str, topic_prefix: str, make_topics: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    split = make_topics(PARTITIONS, "features.early", "labels", "predictions.flow")
+    single = make_topics(1, "dead-letters", "telemetry.cost")
+    bus = BusSettings(bootstrap=bootstrap, partitions=PARTITIONS, topic_prefix=topic_prefix)
+    sink = BusProducer(bus)
+    costs = Reader(bootstrap, single["telemetry.cost"], 1, "CostTelemetry")
+    predictions = Reader(bootstrap, split["predictions.flow"], PARTITIONS, "Prediction")
+
+    def put(topic: str, value: bytes, flow: int) -> None:
+        sink.produce(split[topic], value, partition_of(np.uint64(flow), PARTITIONS))
+
+    def teach(first: int, last: int) -> None:
+        for i in range(first, last):
+            put("labels", encode("Label", label(FLOWS[i], ("dns", "web")[i % 2])), FLOWS[i])
+        sink.flush(20)
+
+    def learned() -> int:
+        """Rows learned, those not counted that were learned again after the kill."""
+        return costs.total("rows_learned") - costs.total("messages_caught_up")
+
+    for i, flow in enumerate(FLOWS):
+        put("features.early", feature_batch([flow], [[100 * (i % 2), 5, 64]]).encode(), flow)
+    sink.flush(20)
+    settings: dict[str, Any] = {
+        "representations": ["early"],
+        "state_dir": str(tmp_path),
+        "checkpoint_interval_s": 3,
+        "telemetry_interval_s": 0.5,
+        "session_timeout_s": 6,
+    }
+    worker = start(bus, **settings)
+    try:
+        wait_until(lambda: len(predictions()) == len(FLOWS), 60)
+        teach(0, 20)
+        wait_until(lambda: learned() == 20, 30)
+
+        # A commit brings the next copy with it, once it is time for one.
+        def saved() -> bool:
+            teach(0, 1)
+            return costs.total("model_states_saved") > 0
+
+        wait_until(saved, 30)
+        teach(20, 30)
+        wait_until(lambda: learned() == 30, 30)
+    finally:
+        worker.kill()
+        worker.communicate()
+    again = start(bus, **settings)
+    try:
+        teach(30, 40)
+        wait_until(lambda: learned() == len(FLOWS), 60)
+    finally:
+        counts, scores, _ = stop(again)
+    assert counts["model_states_restored"] == 1
+    assert counts["rows_received"] == counts["rows_learned"] == len(FLOWS)
+    assert scores["early@1"]["n"] == len(FLOWS)
+    assert len({p["prediction_id"] for p in predictions()}) == len(FLOWS)

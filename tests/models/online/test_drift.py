@@ -54,12 +54,10 @@ def test_classes_that_change_places_are_drift_of_the_error() -> None:
     to = learner()
     teach(to, range(1, 401))
     teach(to, range(401, 601), swapped=True)
-    # The model becomes less sure, too.
-    assert (
-        {"drift_error_rose_early"} <= drifts(to) <= {"drift_error_rose_early", "drift_input_early_confidence"}
-    )
+    assert "drift_error_rose_early" in drifts(to)
+    assert not drifts(to) & {f"drift_input_early_{name}" for name in NAMES}
     assert to.drift is not None
-    assert to.drift.signals[0].startswith("wrong answers on early rose from 0")
+    assert any(line == "wrong answers on early rose from 4.1% to 16.7%" for line in to.drift.signals)
 
 
 def test_a_feature_that_moves_is_drift_of_that_input() -> None:
