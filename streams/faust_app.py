@@ -153,7 +153,9 @@ class Runner:
         self._holding = False
         self._worker: _Worker | None = None
         uvloop.install()
-        self.app = _make_app(bus, settings)
+        # Faust wants a folder, and with no tables keeps nothing in it; it goes with this object.
+        self._datadir = tempfile.TemporaryDirectory(prefix="flowgauge-faust-")
+        self.app = _make_app(bus, settings, self._datadir.name)
         calm("aiokafka", log, f"bus {bus.bootstrap}")
         self.app.runner = self
         source = self.app.topic(*self._names, value_type=bytes, value_serializer="raw", key_serializer="raw")
@@ -299,11 +301,11 @@ class _Worker(faust.Worker):  # type: ignore[misc]
         self._schedule_shutdown(signal.SIGTERM)
 
 
-def _make_app(bus: BusSettings, settings: WorkerSettings) -> Any:
+def _make_app(bus: BusSettings, settings: WorkerSettings, datadir: str) -> Any:
     app = faust.App(
         f"{bus.topic_prefix}{settings.group}",
         broker=[f"kafka://{host}" for host in bus.bootstrap.split(",")],
-        datadir=tempfile.mkdtemp(prefix="flowgauge-faust-"),
+        datadir=datadir,
         web_enabled=False,
         # Topics are made by `flowgauge topics --create`; Faust would guess their settings.
         topic_allow_declare=False,
