@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.broker.embedded import EmbeddedBroker
+from schemas.kernel_cache import use_kernel_cache
+
+use_kernel_cache()  # before any test module imports Numba
+
+# A shell that runs this in the background has SIGINT ignored, which children would inherit; tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
