@@ -15,7 +15,7 @@ WINDOW_S = 10.0
 GRACE_NS = 2_000_000_000
 """What was sent so long before a stage told its counts, while nothing waited, must be in them."""
 GONE_NS = 5_000_000_000
-"""A process that has told nothing for so long longer than others runs no more."""
+"""A process that has told nothing for so long, and for three of its intervals, runs no more."""
 BEHIND_S = 1.0
 """A stage that is less behind has messages on their way, not a lag."""
 _BROKEN = ("failed", "not_delivered")
@@ -71,7 +71,7 @@ class StageCost:
 
     def live(self) -> list[Record]:
         """Return the last record of each process that still tells."""
-        return [r for r in self.last.values() if r["time_ns"] > self.now_ns - GONE_NS]
+        return [r for r in self.last.values() if _tells(r, self.now_ns)]
 
     def rates(self) -> Rates:
         """Return what is done per second in the window."""
@@ -259,7 +259,8 @@ class PipelineCosts:
         cost = self.stages[stage]
         if cost.lag_records:
             return 0
-        return min((r["time_ns"] for r in cost.live()), default=0)
+        live = [r["time_ns"] for r in cost.live()]
+        return min(live) if live else max(r["time_ns"] for r in cost.last.values())
 
     def silent(self) -> list[str]:
         """Return the processes that fell silent without a last word: their last second is not in the counts."""
@@ -268,7 +269,7 @@ class PipelineCosts:
             for stage, cost in self.stages.items()
             if stage not in SOURCES
             for (instance, _), record in cost.last.items()
-            if record["lag_records"] is not None and record["time_ns"] <= self._newest_ns - GONE_NS
+            if record["lag_records"] is not None and not _tells(record, self._newest_ns)
         ]
 
     def verdict(self) -> list[str]:
@@ -304,6 +305,11 @@ def fold(records: Iterable[Record], **how: Any) -> PipelineCosts:
     for record in records:
         costs.add(record)
     return costs
+
+
+def _tells(record: Record, now_ns: int) -> bool:
+    """Return whether a process still runs, by the time of its last record."""
+    return bool(now_ns - record["time_ns"] < max(GONE_NS, 3 * record["interval_ns"]))
 
 
 def _place(stage: str) -> tuple[int, str]:

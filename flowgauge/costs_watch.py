@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
@@ -25,6 +25,7 @@ from schemas.errors import BusError, CodecError, SettingsError
 from schemas.topics import TELEMETRY_COST
 
 LOOK_BACK_S = 600
+_LAST_WORDS = 10_000
 _POLL_S = 0.2
 _REDRAW_S = 1.0
 _BATCH = 500
@@ -96,6 +97,7 @@ class CostReader:
             raise BusError(f"{bus.bootstrap}: cannot read topic {self._topic}: {reason(error)}") from error
         self.costs = PipelineCosts(whole=whole, representations=representations, window_s=window_s)
         self._consumer.assign(starts)
+        self._next = {start.partition: start.offset for start in starts}
 
     def _places(self, partitions: int, window_s: float) -> tuple[list[TopicPartition], dict[int, int], bool]:
         """Return where to begin, where the topic ends now, and whether it is read from its first message on."""
@@ -105,13 +107,13 @@ class CostReader:
         ends, whole = {}, True
         for start in starts:
             place = TopicPartition(self._topic, start.partition)
-            ends[start.partition] = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[1]
+            low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
             if start.offset < 0:
-                start.offset = OFFSET_END
-            whole = (
-                whole and start.offset in (0, OFFSET_END) and (start.offset == 0 or not ends[start.partition])
-            )
-        return starts, {p: end for p, end in ends.items() if end}, whole
+                # Nothing is so new, or the broker cannot tell (the embedded one): then the last words.
+                start.offset = max(low, high - _LAST_WORDS)
+            ends[start.partition] = high
+            whole = whole and start.offset == 0
+        return starts, ends, whole
 
     def catch_up(self, stop: Stop) -> None:
         """Read up to where the topic ended at the start."""
@@ -123,28 +125,23 @@ class CostReader:
                 raise BusError(f"{self._bus.bootstrap}: no answer while reading topic {self._topic}")
 
     def _caught_up(self) -> bool:
-        places = self._consumer.position([TopicPartition(self._topic, p) for p in self._ends])
-        asked = {place.partition: place.offset for place in self._consumer.assignment()}
-        return all(
-            place.offset >= self._ends[place.partition] or asked[place.partition] == OFFSET_END
-            for place in places
-        )
+        return all(self._next.get(p, 0) >= end for p, end in self._ends.items())
 
     def poll(self) -> int:
-        """Take in what has come, waiting a moment for it; return how many records it was."""
-        records = 0
-        for message in self._consumer.consume(_BATCH, _POLL_S):
+        """Take in what has come, waiting a moment for it; return how many messages it was."""
+        messages = self._consumer.consume(_BATCH, _POLL_S)
+        for message in messages:
             if message.error():
                 if message.error().fatal():
                     raise BusError(f"{self._bus.bootstrap}: topic {self._topic}: {message.error().str()}")
                 continue
+            self._next[message.partition()] = message.offset() + 1
             try:
                 self.costs.add(decode("CostTelemetry", message.value() or b""))
-                records += 1
             except CodecError:
                 self.unreadable += 1
         self.costs.look(time.time_ns())
-        return records
+        return len(messages)
 
     def close(self) -> None:
         """Leave the bus."""

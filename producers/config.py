@@ -24,7 +24,7 @@ class BusSettings(Settings):
         description="Put before the name of every topic.",
     )
     linger_ms: float = Field(
-        default=5.0,
+        default=2.0,
         ge=0,
         le=1000,
         description="How long a message may wait for others to share a request, in ms.",
@@ -88,7 +88,7 @@ class ReplaySettings(MetricsSettings):
         description="now: the first packet gets the time of the start; keep: times stay as captured.",
     )
     linger_ms: float = Field(
-        default=5.0,
+        default=10.0,
         gt=0,
         le=1000,
         description="Longest that a due packet waits for its batch to fill, in ms.",

@@ -15,7 +15,7 @@ from flowgauge.bench.machine import describe
 from flowgauge.bench.peers import DPKT, HINT, NFSTREAM, add_peer, missing
 from flowgauge.bench.results import Result
 from flowgauge.outcome import FAILED, OK, tell
-from flowgauge.settings import Effective
+from flowgauge.settings import DEFAULT, Effective
 from models.online.config import OnlineSettings
 from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
@@ -110,6 +110,7 @@ class _Bench:
         self._streams = effective.get("streams", StreamsSettings)
         self._models = effective.get("models", OnlineSettings)
         self._bus = effective.get("bus", BusSettings)
+        self._partitions_given = effective.origin("bus.partitions") != DEFAULT
         _step(f"{corpus.frames:,} frames, {corpus.octets >> 20} MiB; compiling what is not compiled yet")
         self._found = make_flows(corpus, self._streams, self._bus.partitions)
         if not self._found.packets:
@@ -141,11 +142,13 @@ class _Bench:
                 )
             ]
         if stage == "latency":
-            from flowgauge.bench.stages.latency import Setup, latency
+            from flowgauge.bench.stages.latency import PARTITIONS, Setup, latency
 
-            options = self._options
+            options, bus = self._options, self._bus
+            if not self._partitions_given:
+                bus = bus.model_copy(update={"partitions": PARTITIONS})
             setup = Setup(
-                self._streams, self._models, self._bus, options.rate, options.seconds,
+                self._streams, self._models, bus, options.rate, options.seconds,
                 options.external_bus, options.passed_on,
             )  # fmt: skip
             return [latency(self._corpus.captures, setup, _step)]

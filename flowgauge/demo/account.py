@@ -51,4 +51,8 @@ def checks(replay: ReplaySummary, tally: Tally, representations: Sequence[str], 
         Check("labels on the bus", replay.total("labels"), tally.labels),
         Check("messages missing between offsets", 0, missing),
         Check("dead letters", 0, len(tally.dead_letters)),
+        *(
+            Check(f"{hop.unit} from {hop.source} into {hop.target}, by their telemetry", hop.sent, hop.taken)
+            for hop in tally.pipeline.hops()
+        ),
     ]

@@ -359,15 +359,23 @@ def test_a_capture_without_packets_still_marks_the_end(tmp_path: Path) -> None:
 
 def test_the_replay_reports_its_cost(tmp_path: Path) -> None:
     path = capture(tmp_path / "a.pcap", every(10 * MS, 350))
-    sink, _ = replayed([path], speed=1.0, telemetry_interval_s=1)
+    sink, _ = replayed([path], speed=1.0, telemetry_interval_s=1, linger_ms=5)
     records = [decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "telemetry.cost"]
     assert len(records) == 4
     assert {r["stage"] for r in records} == {"replay"}
-    assert sum(r["items_out"] for r in records) == 350
+    assert sum(r["items_in"] for r in records) == sum(r["items_out"] for r in records) == 350
+    assert [r["dropped"] for r in records] == [{}] * 4
     assert sum(r["output_bytes"] for r in records) == sum(
         len(m.value) for m in sink.messages if m.topic == "packets"
     )
     assert records[0]["latency_p99_ns"] <= 6 * MS
+
+
+def test_frames_that_are_no_packets_are_drops_in_its_cost(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", every(MS, 3), swap=True)
+    sink, _ = replayed([path], telemetry_interval_s=1)
+    records = [decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "telemetry.cost"]
+    assert [(r["items_in"], r["items_out"], r["dropped"]) for r in records] == [(4, 3, {"not_ip": 1})]
 
 
 def test_progress_ends_at_one(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ from schemas.errors import BusError
 from schemas.topics import PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.config import StreamsSettings
 
-RATE = 100_000
-SECONDS = 20.0
+PARTITIONS = 2
+"""Unless the settings say otherwise: as many as two workers on two cores have use for. Each partition has messages of
+its own, and at a moderate rate it is messages that cost, not packets."""
 WARM_S = 5.0
 """Predictions of the first seconds are not measured: code is being compiled and read from disk."""
 MAX_GAP_S = 0.2
@@ -118,7 +119,7 @@ def _run(
     corpus: Corpus, setup: Setup, bus: BusSettings, speed: float, loops: int, broker_pid: int | None
 ) -> Run:
     common = ["--json", *setup.passed_on, "--bus", bus.bootstrap]
-    common += ["--set", f"bus.topic_prefix={bus.topic_prefix}"]
+    common += ["--set", f"bus.topic_prefix={bus.topic_prefix}", "--set", f"bus.partitions={bus.partitions}"]
     flowgauge = [sys.executable, "-m", "flowgauge"]
     streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common]
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
@@ -247,6 +248,7 @@ def _result(run: Run, setup: Setup) -> Result:
             "replay_late_max_ms": round(run.replay["late_max_ms"], 1),
             "cpu_share": run.cpu_share,
             "classifier": setup.models.classifier,
+            "partitions": setup.bus.partitions,
         },
     )
 
