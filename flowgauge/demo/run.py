@@ -162,7 +162,8 @@ class Demo:
         for name in ("streams", "models"):
             own = [f"{name}.fetch_wait_s={_FETCH_WAIT_S}", f"{name}.commit_interval_s={_COMMIT_INTERVAL_S}"]
             if name == "models":
-                own.append("models.checkpoint_interval_s=0")  # each demo begins with a model that knows nothing
+                # Each demo begins with a model that knows nothing.
+                own.append("models.checkpoint_interval_s=0")
             flags = [part for assignment in (*on_bus, *own) for part in ("--set", assignment)]
             children.start(name, [*self.arguments, *flags, "--json"])
 
