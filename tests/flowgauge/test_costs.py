@@ -135,7 +135,8 @@ def test_rates_are_those_of_the_window_over_all_processes() -> None:
     records = [record("flows", s, 100 * s, instance=i) for s in range(1, 6) for i in ("a:1", "b:2")]
     flows = fold(records, window_s=2).stages["flows"]
     rates = flows.rates()
-    assert (rates.items_in, rates.cpu, rates.output_bytes) == (900.0, pytest.approx(0.2), 2000.0)
+    assert (rates.items_in, rates.output_bytes) == (900.0, 2000.0)
+    assert rates.cpu == pytest.approx(0.2)
     assert (flows.items_in, flows.state_bytes, len(flows.live())) == (3000, 200, 2)
     assert flows.cpu_ns_per_item == S / 3000
 
