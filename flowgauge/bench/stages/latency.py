@@ -45,6 +45,8 @@ _QUIET_S = 2.0
 _POLL_S = 0.05
 _AT_ONCE = 10_000
 _HOPS = ("bus_to_flows_ns", "flows_ns", "bus_to_model_ns", "model_ns")
+FRESH = ("--set", "models.checkpoint_interval_s=0")
+"""Each run begins with a model that knows nothing, and leaves none behind."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _run(
     common = ["--json", *setup.passed_on, "--bus", bus.bootstrap]
     common += ["--set", f"bus.topic_prefix={bus.topic_prefix}", "--set", f"bus.partitions={bus.partitions}"]
     flowgauge = [sys.executable, "-m", "flowgauge"]
-    streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common]
+    streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common, *FRESH]
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
     replay += ["--speed", repr(speed), "--loop", str(loops), "--set", f"replay.max_gap_s={MAX_GAP_S}"]
     reader = _Reader(bus)
