@@ -10,6 +10,7 @@ import pickle
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -409,13 +410,15 @@ def test_the_place_is_the_users_unless_it_is_set(monkeypatch: pytest.MonkeyPatch
     assert where == Path("/home/someone/.local/state/flowgauge/models/flowgauge-models/online")
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 512 bytes, in this process or one forked from it."""
+    """No file may grow beyond 512 bytes, in this process or one forked from it; pytest's own output neither."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -438,13 +441,13 @@ def test_a_full_disk_costs_the_copy_and_nothing_else(
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("flowgauge").addHandler(handler)
     request.addfinalizer(lambda: logging.getLogger("flowgauge").removeHandler(handler))
-    request.getfixturevalue("full_disk")
-    for failed in (1, 2):
-        agent.keeper.save(agent._snapshot(handed_over=False), wait=wait)
-        deadline = time.monotonic() + 30
-        while agent.keeper.counts["model_states_failed"] < failed and time.monotonic() < deadline:
-            agent.keeper.poll()
-            time.sleep(0.01)
+    with full_disk():
+        for failed in (1, 2):
+            agent.keeper.save(agent._snapshot(handed_over=False), wait=wait)
+            deadline = time.monotonic() + 30
+            while agent.keeper.counts["model_states_failed"] < failed and time.monotonic() < deadline:
+                agent.keeper.poll()
+                time.sleep(0.01)
     assert agent.keeper.counts["model_states_failed"] == 2
     assert told == [f"the model's state is not kept: {path}: {os.strerror(27)}; predicting goes on"]
     assert path.read_bytes() == whole
