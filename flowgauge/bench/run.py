@@ -151,7 +151,7 @@ class _Bench:
                 self._streams, self._models, bus, options.rate, options.seconds,
                 options.external_bus, options.passed_on,
             )  # fmt: skip
-            return [latency(self._corpus.captures, setup, _step)]
+            return latency(self._corpus.captures, setup, _step)
         if stage == "state":
             from flowgauge.bench.stages.state import state
 
