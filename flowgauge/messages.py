@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from flowgauge.records import address_texts, flow_id_texts, record_columns, shor
 from schemas.codec import decode, name_of
 from schemas.features import FlowEndReason, decode_feature_batch
 from schemas.packets import PACKET_COLUMNS, decode_packet_batch
+from schemas.payloads import PayloadBatch, decode_payload_batch
 
 Record = dict[str, Any]
 
@@ -24,7 +26,7 @@ _BYTES_SHOWN = 24
 def records_of(data: bytes, rows: bool = False) -> tuple[str, list[Record]]:
     """Return a message's schema name and its records: one, or one per row of a feature batch.
 
-    With ``rows`` a packet batch comes as one record per packet too, instead of one in all.
+    With ``rows`` a batch of packets or payloads comes as one record per packet too, instead of one in all.
 
     Raises:
         CodecError: not a message of this project, or a broken one.
@@ -32,6 +34,9 @@ def records_of(data: bytes, rows: bool = False) -> tuple[str, list[Record]]:
     name = name_of(data)
     if name == "PacketBatch":
         return name, _packet_records(data) if rows else [_packet_summary(data)]
+    if name == "PayloadBatch":
+        payloads = decode_payload_batch(data)
+        return name, payload_records(payloads) if rows else [_payload_summary(payloads, len(data))]
     if name == "FeatureBatch":
         return name, _feature_records(data)
     record = {key: _plain(value) for key, value in decode(name, data).items()}
@@ -88,6 +93,51 @@ def _packet_records(data: bytes) -> list[Record]:
         "flow_hash": [f"{value:016x}" for value in columns["flow_hash"][of_flow].tolist()],
     }
     made |= {c.name: columns[c.name] for c in PACKET_COLUMNS if c.name not in ("flow_index", "direction")}
+    return list(_rows(made))
+
+
+def _payload_summary(batch: PayloadBatch, message_octets: int) -> Record:
+    times = batch.columns["time_ns"]
+    return {
+        "probe": batch.probe,
+        "observation_point": batch.observation_point,
+        "epoch": batch.epoch,
+        "partition": batch.partition,
+        "partitions": batch.partitions,
+        "sequence": batch.sequence,
+        "packets": batch.rows,
+        "flows": batch.flows,
+        "payload_octets": len(batch.columns["payload"]),
+        "first_octets": batch.first_octets,
+        "masked_octets": batch.masked_octets,
+        "first_time_ns": int(times.min()) if batch.rows else None,
+        "last_time_ns": int(times.max()) if batch.rows else None,
+        "sent_time_ns": batch.sent_time_ns,
+        "end_of_stream": batch.end_of_stream,
+        "replayed": batch.replayed,
+        "message_octets": message_octets,
+    }
+
+
+def payload_records(batch: PayloadBatch) -> list[Record]:
+    """Return one record per packet of a payload batch, its octets behind the masked ones in hexadecimal digits."""
+    columns, octets = batch.columns, batch.columns["payload"].tobytes()
+    of_flow, version = columns["flow_index"], columns["ip_version"]
+    a, b = (address_texts(columns[name], version) for name in ("address_a", "address_b"))
+    from_a = columns["direction"] == 0
+    made = {
+        "probe": [batch.probe] * batch.rows,
+        "sequence": [batch.sequence] * batch.rows,
+        "flow_id": np.array(flow_id_texts(columns["flow_id"]), dtype=object)[of_flow],
+        "source_address": np.where(from_a, a[of_flow], b[of_flow]),
+        "destination_address": np.where(from_a, b[of_flow], a[of_flow]),
+        "source_port": np.where(from_a, columns["port_a"][of_flow], columns["port_b"][of_flow]),
+        "destination_port": np.where(from_a, columns["port_b"][of_flow], columns["port_a"][of_flow]),
+        "protocol": columns["protocol"][of_flow],
+        "start_ns": columns["start_ns"][of_flow],
+        **{name: columns[name] for name in ("time_ns", "packet_number", "octets", "transport_octets")},
+        "payload": [octets[begin:end].hex() for begin, end in itertools.pairwise(batch.offsets.tolist())],
+    }
     return list(_rows(made))
 
 
@@ -180,6 +230,36 @@ def _feature_line(r: Record) -> str:
     )
 
 
+def _payload_line(r: Record) -> str:
+    if "payload" not in r:
+        end = ", end of stream" if r["end_of_stream"] else ""
+        return (
+            f"{clock(r['first_time_ns'])} probe {r['probe']} sequence {r['sequence']}: {r['packets']} payloads of "
+            f"{r['flows']} flows, {r['payload_octets']} octets, message of {r['message_octets']} bytes{end}"
+        )
+    head, more = r["payload"][: 2 * _BYTES_SHOWN], len(r["payload"]) // 2 - _BYTES_SHOWN
+    return (
+        f"{clock(r['time_ns'])} {r['flow_id']} {endpoints(r)} packet {r['packet_number']}, {r['octets']} octets: "
+        f"{head or '(zeros)'}" + (f"… {more} more" if more > 0 else "")
+    )
+
+
+def _packet_prediction_line(r: Record) -> str:
+    verdict = f"{r['label']} {r['confidence']:.0%}" if r["label"] is not None else "(no prediction)"
+    spent = r["bus_to_model_ns"] + r["queue_ns"] + r["model_ns"]
+    return (
+        f"{clock(r['event_time_ns'])} {verdict} {r['flow_id']} {endpoints(r)} packet {r['packet_number']} "
+        f"by {r['model']} {r['model_version']} in {duration(spent)}"
+    )
+
+
+def _model_line(r: Record) -> str:
+    return (
+        f"{clock(r['published_time_ns'])} {r['name']} {r['version']} ({r['kind']}, {len(r['classes'])} classes) "
+        f"at {r['uri']}, sha256 {r['sha256'][:16]}…"
+    )
+
+
 def _prediction_line(r: Record) -> str:
     verdict = f"{r['label']} {r['confidence']:.0%}" if r["label"] is not None else "(no prediction yet)"
     spent = r["bus_to_flows_ns"] + r["flows_ns"] + r["bus_to_model_ns"] + r["model_ns"]
@@ -234,4 +314,7 @@ _LINES: dict[str, Callable[[Record], str]] = {
     "CostTelemetry": _cost_line,
     "DeadLetter": _dead_letter_line,
     "FlowState": _state_line,
+    "PayloadBatch": _payload_line,
+    "PacketPrediction": _packet_prediction_line,
+    "ModelVersion": _model_line,
 }

@@ -34,6 +34,9 @@ NAMES = (
     "CostTelemetry",
     "DeadLetter",
     "FlowState",
+    "PayloadBatch",
+    "PacketPrediction",
+    "ModelVersion",
 )
 
 Schema = dict[str, Any]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PACKETS = "packets"
+PAYLOADS = "payloads"
 FEATURES_EARLY = "features.early"
 FEATURES_WINDOW = "features.window"
 FEATURES_FLOW = "features.flow"
 PREDICTIONS_FLOW = "predictions.flow"
+PREDICTIONS_PACKET = "predictions.packet"
 LABELS = "labels"
 TELEMETRY_COST = "telemetry.cost"
 DEAD_LETTERS = "dead-letters"
 FLOWS_STATE = "flows.state"
+MODELS = "models"
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -41,6 +44,12 @@ TOPICS: tuple[Topic, ...] = (
         config={"retention.ms": str(DAY_MS), "max.message.bytes": "1048588"},
     ),
     Topic(
+        PAYLOADS,
+        "PayloadBatch",
+        "first octets of chosen packets, masked; off by default",
+        config={"retention.ms": str(DAY_MS), "max.message.bytes": "1048588"},
+    ),
+    Topic(
         FEATURES_EARLY,
         "FeatureBatch",
         "feature rows after packet 1 and packet N of a flow",
@@ -59,6 +68,7 @@ TOPICS: tuple[Topic, ...] = (
         config={"retention.ms": str(DAY_MS)},
     ),
     Topic(PREDICTIONS_FLOW, "Prediction", "one record per prediction about a flow"),
+    Topic(PREDICTIONS_PACKET, "PacketPrediction", "one record per prediction about a packet"),
     Topic(LABELS, "Label", "ground truth by flow id, which may come late"),
     Topic(TELEMETRY_COST, "CostTelemetry", "what each stage did and what it cost", by_flow=False),
     Topic(DEAD_LETTERS, "DeadLetter", "messages that could not be used, and why", by_flow=False),
@@ -73,6 +83,13 @@ TOPICS: tuple[Topic, ...] = (
             "segment.bytes": str(32 << 20),
             "min.cleanable.dirty.ratio": "0.1",
         },
+    ),
+    Topic(
+        MODELS,
+        "ModelVersion",
+        "which version of each model is live",
+        by_flow=False,
+        config={"cleanup.policy": "compact"},
     ),
 )
 

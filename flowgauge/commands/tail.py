@@ -30,14 +30,15 @@ def command(
         bool, typer.Option(help="Wait for more messages, or end where the topic ends now.")
     ] = True,
     rows: Annotated[
-        bool, typer.Option("--rows", help="Each packet of a packet batch instead of one line.")
+        bool,
+        typer.Option("--rows", help="Each packet of a batch of packets or payloads instead of one line."),
     ] = False,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
     as_json: options.JsonLines = False,
 ) -> int:
-    """Decode the messages of a topic: packet batches, feature rows, predictions, labels, costs, dead letters.
+    """Decode the messages of a topic: packets, payloads, feature rows, predictions, labels, costs, dead letters.
 
     A message that cannot be decoded is told in one line on stderr, with topic, partition and offset; reading
     goes on.

@@ -14,6 +14,7 @@ import pytest
 from schemas.codec import NAMES, decode
 from schemas.features import decode_feature_batch
 from schemas.packets import decode_packet_batch
+from schemas.payloads import decode_payload_batch
 from tests.golden.captures import CAPTURES
 from tests.golden.regenerate import COLUMNS, HERE, MESSAGES, columns_table, demo, made
 from tests.schemas.messages import message, readable
@@ -36,6 +37,8 @@ def test_a_message_once_written_is_read(path: Path) -> None:
         assert decode_packet_batch(path.read_bytes()).packets == was["packet_count"]
     elif name == "FeatureBatch":
         assert decode_feature_batch(path.read_bytes()).rows == was["row_count"]
+    elif name == "PayloadBatch":
+        assert decode_payload_batch(path.read_bytes()).rows == was["packet_count"]
 
 
 @pytest.mark.parametrize("name", NAMES)

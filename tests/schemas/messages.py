@@ -10,6 +10,7 @@ import numpy as np
 from schemas.codec import NAMES, encode, schema
 from schemas.columns import columns_of, unpack
 from schemas.features import ROW_COLUMNS, FeatureBatch
+from schemas.payloads import PayloadBatch
 from tests.streams.made import FIN, FLOWS, SYN, Made, batch
 
 TIME_NS = 1_700_000_000_123_456_789
@@ -41,6 +42,33 @@ def feature_batch() -> bytes:
     ).encode()  # fmt: skip
 
 
+def payload_batch() -> bytes:
+    """Two flows; the second packet's octets are all zeros, so none is sent."""
+    columns: dict[str, Any] = {
+        "flow_id": np.array([0xFEDCBA9876543210, 0xFEDC000000000007], "<u8"),
+        "start_ns": np.array([TIME_NS, TIME_NS + 7], "<i8"),
+        "address_a": np.array([list(FLOWS[f].address("a")) for f in (0, 2)], "u1"),
+        "address_b": np.array([list(FLOWS[f].address("b")) for f in (0, 2)], "u1"),
+        "port_a": np.array([40000, 50000], "<u2"),
+        "port_b": np.array([443, 22], "<u2"),
+        "protocol": np.array([6, 6], "u1"),
+        "ip_version": np.array([4, 6], "u1"),
+        "first_direction": np.array([0, 1], "u1"),
+        "flow_index": np.array([0, 1, 0], "<u2"),
+        "time_ns": np.array([TIME_NS + 2, TIME_NS + 7, TIME_NS + 9], "<i8"),
+        "packet_number": np.array([4, 1, 2**32 - 1], "<u4"),
+        "octets": np.array([37, 40, 65_515], "<u4"),
+        "transport_octets": np.array([20, 20, 32], "<u2"),
+        "length": np.array([17, 0, 3], "<u2"),
+        "direction": np.array([0, 1, 1], "u1"),
+        "payload": np.frombuffer(b"\x16\x03\x01" + bytes(range(14)) + b"\0\0\xff", "u1"),
+    }
+    return PayloadBatch(
+        "gateway-ö", TIME_NS - 10**9, 3, 4, 41, TIME_NS + 5_000_000, columns, first_octets=1480,
+        masked_octets=20, observation_point="eth0", replayed=True,
+    ).encode()  # fmt: skip
+
+
 RECORDS: dict[str, dict[str, Any]] = {
     "Prediction": {
         "schema_version": 1,
@@ -68,6 +96,44 @@ RECORDS: dict[str, dict[str, Any]] = {
         "flows_ns": 90_000,
         "bus_to_model_ns": 1_200_000,
         "model_ns": 450_000,
+    },
+    "PacketPrediction": {
+        "schema_version": 1,
+        "prediction_id": "00000000deadbeef",
+        "flow_id": "fedcba9876543210",
+        "probe": "gateway-ö",
+        "source_address": "128.232.110.120",
+        "destination_address": "66.35.250.204",
+        "source_port": 34855,
+        "destination_port": 80,
+        "protocol": 6,
+        "start_ns": TIME_NS,
+        "packet_number": 4,
+        "reversed": True,
+        "event_time_ns": TIME_NS + 1_000_000,
+        "octets": 1460,
+        "label": "YouTube",
+        "confidence": 0.875,
+        "probabilities": {"YouTube": 0.875, "GMail": 0.125},
+        "model": "packets-lstm",
+        "model_version": "2026-11-22.1",
+        "replayed": True,
+        "probe_time_ns": TIME_NS + 2_000_000,
+        "bus_to_model_ns": 1_200_000,
+        "queue_ns": 300_000,
+        "model_ns": 450_000,
+    },
+    "ModelVersion": {
+        "schema_version": 1,
+        "name": "packets-lstm",
+        "version": "2026-11-22.1",
+        "kind": "lstm",
+        "classes": ["GMail", "YouTube"],
+        "uri": "models/packets-lstm/2026-11-22.1",
+        "sha256": "00" * 32,
+        "card": '{"parameters": 15000}',
+        "created_ns": TIME_NS,
+        "published_time_ns": TIME_NS + 60_000_000_000,
     },
     "Label": {
         "schema_version": 1,
@@ -129,6 +195,8 @@ def message(name: str) -> bytes:
         return packet_batch()
     if name == "FeatureBatch":
         return feature_batch()
+    if name == "PayloadBatch":
+        return payload_batch()
     return encode(name, RECORDS[name])
 
 

@@ -17,6 +17,7 @@ from schemas.codec import HEADER_BYTES, MARKER, NAMES, decode, encode, fingerpri
 from schemas.errors import CodecError
 from schemas.features import decode_feature_batch
 from schemas.packets import decode_packet_batch
+from schemas.payloads import decode_payload_batch
 from tests.schemas.messages import RECORDS, message
 
 
@@ -106,6 +107,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     **{name: partial(decode, name) for name in NAMES},
     "PacketBatch": decode_packet_batch,
     "FeatureBatch": decode_feature_batch,
+    "PayloadBatch": decode_payload_batch,
 }
 
 

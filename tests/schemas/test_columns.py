@@ -30,7 +30,7 @@ from tests.streams.made import columns_of as made_columns
 
 
 def test_every_column_is_described_little_endian_with_unit_and_rows() -> None:
-    for name in ("PacketBatch", "FeatureBatch"):
+    for name in ("PacketBatch", "FeatureBatch", "PayloadBatch"):
         fields = {f["name"]: f for f in schema(name)["fields"]}
         for c in columns_of(schema(name)):
             field = fields[c.name]

@@ -1,0 +1,1 @@
+"""Packets classified one by one, from the first octets of their payload."""
