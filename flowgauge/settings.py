@@ -24,6 +24,7 @@ from schemas.settings import Settings
 
 SECTIONS: dict[str, str] = {
     "bus": "producers.config:BusSettings",
+    "packets": "producers.config:PacketsSettings",
     "replay": "producers.config:ReplaySettings",
     "streams": "streams.config:StreamsSettings",
     "models": "models.online.config:OnlineSettings",

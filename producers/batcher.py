@@ -14,11 +14,26 @@ from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
 from schemas.flow_key import partition_of
-from schemas.packets import COLUMNS, FLOW_COLUMNS, MAX_PACKETS, PACKET_COLUMNS
+from schemas.packets import (
+    COLUMNS,
+    EXTRA_COLUMNS,
+    FLOW_COLUMNS,
+    MAX_HEADS_BYTES,
+    MAX_PACKETS,
+    NO_EXTRA,
+    PACKET_COLUMNS,
+    Extra,
+)
 
 NOTHING_PENDING = np.iinfo(np.int64).max
 """Value of ``Batcher.since_ns`` where a partition holds no packet."""
 
+HEAD_IDLE_NS = 60_000_000_000
+"""Silence after which a flow's packets count as its first again: the flow table's own timeout by default."""
+SEEN_FLOWS = 1 << 18
+_SYN, _ACK = 2, 16
+
+_EXTRA_NAMES = tuple(c.name for c in EXTRA_COLUMNS)
 _INDEX_BITS = np.uint64(16)
 _INDEX_MASK = np.uint64(0xFFFF)
 
@@ -51,6 +66,18 @@ class _Accumulators(NamedTuple):
     tcp_flags: NDArray[np.uint8]
     ttl: NDArray[np.uint8]
     direction: NDArray[np.uint8]
+    tcp_sequence: NDArray[np.uint32]
+    tcp_acknowledgment: NDArray[np.uint32]
+    head_counts: NDArray[np.int64]
+    """(partitions, 2): heads, and their octets"""
+    head_packet: NDArray[np.uint16]
+    head_length: NDArray[np.uint16]
+    head: NDArray[np.uint8]
+    """(partitions, octets)"""
+    seen_hash: NDArray[np.uint64]
+    """What is known of flows, to tell their first packets: a newer flow takes the place of an older one."""
+    seen_packets: NDArray[np.uint32]
+    seen_ns: NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
@@ -131,6 +158,7 @@ def _distribute(
     acc: _Accumulators,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
+    head_packets: int,
 ) -> tuple[int, int]:
     """Append rows from ``start`` on until a partition is full; return (next row, that partition or -1)."""
     stop, full = _assign(new, address_a, address_b, start, now_ns, acc, partition, position)
@@ -152,7 +180,44 @@ def _distribute(
         tcp_flags[p, k] = new_tcp_flags[row]
         ttl[p, k] = new_ttl[row]
         direction[p, k] = new_direction[row]
+    if len(new.tcp_sequence):
+        sequence, acknowledgment = acc.tcp_sequence, acc.tcp_acknowledgment
+        new_sequence, new_acknowledgment = new.tcp_sequence, new.tcp_acknowledgment
+        for row in range(start, stop):
+            p, k = partition[row], position[row]
+            sequence[p, k] = new_sequence[row]
+            acknowledgment[p, k] = new_acknowledgment[row]
+    if len(new.head_length):
+        for row in range(start, stop):
+            if _is_among_first(new, row, acc, head_packets):
+                _append_head(new, row, acc, partition[row], position[row])
     return stop, full
+
+
+@njit(cache=True, nogil=True)
+def _is_among_first(new: PacketColumns, row: int, acc: _Accumulators, head_packets: int) -> bool:
+    """Return whether a packet is among its flow's first; a flow that was silent, or that opens, begins anew."""
+    flow_hash, time_ns = new.flow_hash[row], new.time_ns[row]
+    at = flow_hash & np.uint64(len(acc.seen_hash) - 1)
+    opens = new.tcp_flags[row] & (_SYN | _ACK) == _SYN
+    if acc.seen_hash[at] != flow_hash or time_ns - acc.seen_ns[at] > HEAD_IDLE_NS or opens:
+        acc.seen_hash[at] = flow_hash
+        acc.seen_packets[at] = 0
+        acc.seen_ns[at] = time_ns
+    acc.seen_ns[at] = max(acc.seen_ns[at], time_ns)
+    if acc.seen_packets[at] >= head_packets:
+        return False
+    acc.seen_packets[at] += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _append_head(new: PacketColumns, row: int, acc: _Accumulators, p: int, k: int) -> None:
+    h, at, octets = acc.head_counts[p, 0], acc.head_counts[p, 1], new.head_length[row]
+    acc.head_packet[p, h] = k
+    acc.head_length[p, h] = octets
+    acc.head[p, at : at + octets] = new.heads[row, :octets]
+    acc.head_counts[p, 0], acc.head_counts[p, 1] = h + 1, at + octets
 
 
 def _words(addresses: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -167,20 +232,35 @@ class Batcher:
 
     Args:
         partitions: how many partitions flows are split over, at least 1.
-        max_packets: packets in a full batch, 1 to ``schemas.packets.MAX_PACKETS``.
+        max_packets: packets in a full batch, 1 to ``schemas.packets.MAX_PACKETS``; fewer where their heads
+            could make the message too long.
+        extra: what the batches hold beyond the usual columns; ``add`` must be given the same.
     """
 
-    def __init__(self, partitions: int, max_packets: int = MAX_PACKETS) -> None:
+    def __init__(self, partitions: int, max_packets: int = MAX_PACKETS, extra: Extra = NO_EXTRA) -> None:
         if not 1 <= partitions <= 1 << 16:
             raise ValueError(f"{partitions} partitions; 1 to 65,536 are possible")
         if not 1 <= max_packets <= MAX_PACKETS:
             raise ValueError(f"batches of {max_packets} packets; 1 to {MAX_PACKETS} are possible")
+        with_heads = bool(extra.head_packets and extra.head_octets)
+        if with_heads:
+            max_packets = min(max_packets, MAX_HEADS_BYTES // extra.head_octets)
         self.partitions = partitions
         self.max_packets = max_packets
+        self.extra = extra
         self._columns: dict[str, NDArray[Any]] = {
             c.name: np.zeros((partitions, max_packets, *c.dtype.shape), dtype=c.dtype.base) for c in COLUMNS
         }
+        tcp_packets, heads = max_packets if extra.tcp else 0, max_packets if with_heads else 0
+        self._columns |= {
+            "tcp_sequence": np.zeros((partitions, tcp_packets), np.uint32),
+            "tcp_acknowledgment": np.zeros((partitions, tcp_packets), np.uint32),
+            "head_packet": np.zeros((partitions, heads), np.uint16),
+            "head_length": np.zeros((partitions, heads), np.uint16),
+            "head": np.zeros((partitions, heads * extra.head_octets), np.uint8),
+        }
         slots = 1 << (2 * max_packets - 1).bit_length()
+        seen = SEEN_FLOWS if with_heads else 1
         kept = {**self._columns}
         kept["address_a"], kept["address_b"] = _words(kept["address_a"]), _words(kept["address_b"])
         self._acc = _Accumulators(
@@ -189,12 +269,16 @@ class Batcher:
             since_ns=np.full(partitions, NOTHING_PENDING, dtype=np.int64),
             generation=np.ones(partitions, dtype=np.uint64),
             slots=np.zeros((partitions, slots), dtype=np.uint64),
+            head_counts=np.zeros((partitions, 2), np.int64),
+            seen_hash=np.zeros(seen, np.uint64),
+            seen_packets=np.zeros(seen, np.uint32),
+            seen_ns=np.zeros(seen, np.int64),
             **kept,
         )
         # Loads or compiles the kernel now, not when a packet is due.
         nothing, words = allocate(0), np.empty((0, 2), dtype=np.uint64)
         rows = np.empty(0, dtype=np.uint16)
-        _distribute(nothing, words, words, 0, 0, self._acc, rows, rows)
+        _distribute(nothing, words, words, 0, 0, self._acc, rows, rows, 0)
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -219,11 +303,11 @@ class Batcher:
         abandoned step are not taken in.
         """
         address_a, address_b = _words(columns.address_a), _words(columns.address_b)
-        row, rows = 0, columns.packets
+        row, rows, head_packets = 0, columns.packets, self.extra.head_packets
         partition, position = np.empty(rows, dtype=np.uint16), np.empty(rows, dtype=np.uint16)
         while row < rows:
             row, full = _distribute(
-                columns, address_a, address_b, row, now_ns, self._acc, partition, position
+                columns, address_a, address_b, row, now_ns, self._acc, partition, position, head_packets
             )
             if full >= 0:
                 yield full, self._views(full)
@@ -246,11 +330,15 @@ class Batcher:
         columns = self._columns
         views = {c.name: columns[c.name][p, :flows] for c in FLOW_COLUMNS}
         views.update((c.name, columns[c.name][p, :packets]) for c in PACKET_COLUMNS)
+        heads, octets = self._acc.head_counts[p]
+        for name, rows in zip(_EXTRA_NAMES, (packets, packets, heads, heads, octets), strict=True):
+            views[name] = columns[name][p, :rows]
         return views
 
     def _clear(self, p: int) -> None:
         acc = self._acc
         acc.packets[p] = 0
         acc.flows[p] = 0
+        acc.head_counts[p] = 0
         acc.since_ns[p] = NOTHING_PENDING
         acc.generation[p] += np.uint64(1)

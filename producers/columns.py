@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.packets import NO_EXTRA, Extra
+
 
 class PacketColumns(NamedTuple):
     """Columns of decoded packets; all have the same number of rows. A named tuple, so that Numba takes it.
@@ -31,6 +33,12 @@ class PacketColumns(NamedTuple):
     port_b: NDArray[np.uint16]
     protocol: NDArray[np.uint8]
     ip_version: NDArray[np.uint8]
+    # What follows has no rows where nobody asked for it (``schemas.packets.Extra``).
+    tcp_sequence: NDArray[np.uint32]
+    tcp_acknowledgment: NDArray[np.uint32]
+    head_length: NDArray[np.uint16]
+    heads: NDArray[np.uint8]
+    """(rows, octets): the first octets of each packet from the IP header on, addresses set to 0"""
 
     @property
     def packets(self) -> int:
@@ -65,11 +73,17 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def allocate(rows: int) -> PacketColumns:
-    """Return zeroed columns with room for ``rows`` packets."""
+def allocate(rows: int, extra: Extra = NO_EXTRA) -> PacketColumns:
+    """Return zeroed columns with room for ``rows`` packets, and for what is asked for beyond the usual."""
+    tcp_rows = rows if extra.tcp else 0
+    head_rows = rows if extra.head_packets and extra.head_octets else 0
     return PacketColumns(
         **{
             name: np.zeros((rows, _WIDE[name]) if name in _WIDE else rows, dtype=dtype)
             for name, dtype in _TYPES.items()
-        }
+        },
+        tcp_sequence=np.zeros(tcp_rows, np.uint32),
+        tcp_acknowledgment=np.zeros(tcp_rows, np.uint32),
+        head_length=np.zeros(head_rows, np.uint16),
+        heads=np.zeros((head_rows, extra.head_octets), np.uint8),
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.packets import MAX_PACKETS
+from schemas.packets import MAX_HEAD_OCTETS, MAX_PACKETS, Extra
 from schemas.settings import Settings
 
 
@@ -78,6 +78,29 @@ class MetricsSettings(Settings):
         le=3600,
         description="Seconds without progress, while messages wait, after which /health says 503.",
     )
+
+
+class PacketsSettings(Settings):
+    """What is sent of each packet beyond the columns that every batch has. What the features chosen in the same
+    settings file need is sent without being named here."""
+
+    columns: tuple[Literal["tcp", "head"], ...] = Field(
+        default=(),
+        description="tcp: sequence and acknowledgment numbers (8 bytes a packet); head: the first octets of "
+        "the first packets of each flow, addresses set to 0.",
+    )
+    head_packets: int = Field(
+        default=8, ge=1, le=64, description="Of how many first packets of each flow the head is sent."
+    )
+    head_octets: int = Field(
+        default=128, ge=20, le=MAX_HEAD_OCTETS, description="Most octets of a head, from the IP header on."
+    )
+
+    @property
+    def extra(self) -> Extra:
+        """Return the columns asked for here."""
+        heads = (self.head_packets, self.head_octets) if "head" in self.columns else (0, 0)
+        return Extra("tcp" in self.columns, *heads)
 
 
 class ReplaySettings(MetricsSettings):

@@ -14,7 +14,7 @@ from producers.columns import PacketColumns
 from producers.sources.capture import STDIN, Capture, open_capture
 from producers.summary import ProbeSummary
 from schemas.errors import InputError, SettingsError
-from schemas.packets import LATEST_NS
+from schemas.packets import LATEST_NS, NO_EXTRA, Extra
 
 DEFAULT_PROBE = "replay"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -89,7 +89,7 @@ class CaptureChain:
         counters = self._open.counters
         return Counter(counters.skipped) + Counter(read=counters.read)
 
-    def blocks(self, max_packets: int) -> Iterator[tuple[str, PacketColumns]]:
+    def blocks(self, max_packets: int, extra: Extra = NO_EXTRA) -> Iterator[tuple[str, PacketColumns]]:
         """Yield (name of the capture, packets); the columns hold until the next step.
 
         Raises:
@@ -100,7 +100,7 @@ class CaptureChain:
             with open_capture(path) as capture:
                 self._open = capture
                 try:
-                    for columns in capture.blocks(max_packets):
+                    for columns in capture.blocks(max_packets, extra):
                         yield point, columns
                 finally:
                     self._count(capture)

@@ -30,7 +30,7 @@ from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.errors import BusError, SettingsError
 from schemas.flow_key import format_flow_id, partition_of
-from schemas.packets import PacketBatch
+from schemas.packets import NO_EXTRA, Extra, PacketBatch
 from schemas.topics import LABELS, PACKETS, TELEMETRY_COST
 
 OnProgress = Callable[[int, int, float | None], None]
@@ -55,6 +55,8 @@ class ReplayOptions:
     labels: str | None = None
     """Labels file; its flows are labelled for every probe."""
     settings: ReplaySettings = field(default_factory=ReplaySettings)
+    extra: Extra = NO_EXTRA
+    """What packet batches hold beyond the usual columns."""
 
 
 class ReplayFailed(BusError):
@@ -144,7 +146,14 @@ class Replay:
         self._started_ns = self._clock.wall_ns()
         self._streams = [
             ProbeStream(
-                spec, bus.partitions, self._started_ns, options.settings, labels, self._emit, self._emit_label
+                spec,
+                bus.partitions,
+                self._started_ns,
+                options.settings,
+                labels,
+                self._emit,
+                self._emit_label,
+                options.extra,
             )
             for spec in probes
         ]

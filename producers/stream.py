@@ -17,7 +17,7 @@ from producers.pacing import Timeline
 from producers.probes import CaptureChain, ProbeSpec, moved
 from producers.sequence import Sequencer
 from producers.summary import ProbeSummary
-from schemas.packets import PacketBatch, empty_columns
+from schemas.packets import NO_EXTRA, Extra, PacketBatch, empty_columns
 
 Emit = Callable[[PacketBatch, int], None]
 """Called with a batch and, in a paced replay, when its first packet was due on the timeline."""
@@ -41,6 +41,7 @@ class ProbeStream:
         labels: LabelTable | None,
         emit: Emit,
         emit_label: EmitLabel,
+        extra: Extra = NO_EXTRA,
     ) -> None:
         self.spec = spec
         self.summary = ProbeSummary(
@@ -49,7 +50,7 @@ class ProbeStream:
             batches_by_partition=[0] * partitions,
         )
         self.warnings: list[str] = []
-        self.batcher = Batcher(partitions, settings.batch_packets)
+        self.batcher = Batcher(partitions, settings.batch_packets, extra)
         self._sequencer = Sequencer(partitions, epoch)
         self._settings = settings
         self._labels = labels
@@ -90,7 +91,7 @@ class ProbeStream:
     def start(self) -> int | None:
         """Open the captures from the first on; return the time of the first packet, None if there is none."""
         self._chain = CaptureChain(self.spec, self.summary, self.warnings)
-        self._blocks = self._chain.blocks(self._settings.block_packets)
+        self._blocks = self._chain.blocks(self._settings.block_packets, self.batcher.extra)
         point, self._columns = next(self._blocks, ("", None))
         self._point, self._row = point, 0
         return self.head_ns
@@ -182,6 +183,8 @@ class ProbeStream:
             observation_point=self._point,
             end_of_stream=end_of_stream,
             replayed=True,
+            head_packets=self.batcher.extra.head_packets,
+            head_octets=self.batcher.extra.head_octets,
         )
 
     def _send(self, partition: int, views: dict[str, NDArray[Any]]) -> None:

@@ -78,7 +78,8 @@ def unpack(record: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Ar
     """
     out: dict[str, Array] = {}
     for c in columns:
-        raw, rows, row_bytes, width = record[c.name], record[c.rows], c.row_bytes, c.width
+        rows, row_bytes, width = record[c.rows], c.row_bytes, c.width
+        raw = record[c.name] or b""  # fastavro gives the default of a field that was not written as text
         if c.width_field is not None:
             width = (record[c.width_field],)
             row_bytes *= width[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -28,14 +29,45 @@ FAULTS = (
     "an IP version other than 4 and 6",
 )
 
-COLUMNS = columns_of(schema("PacketBatch"))
-FLOW_COLUMNS = tuple(c for c in COLUMNS if c.rows == "flow_count")
-PACKET_COLUMNS = tuple(c for c in COLUMNS if c.rows == "packet_count")
+MAX_HEAD_OCTETS = 1500
+MAX_HEADS_BYTES = 600_000
+"""Most octets of all heads of a batch, so that the message stays below the broker's 1 MiB."""
+
+ALL_COLUMNS = columns_of(schema("PacketBatch"))
+FLOW_COLUMNS = tuple(c for c in ALL_COLUMNS if c.rows == "flow_count")
+PACKET_COLUMNS = tuple(c for c in ALL_COLUMNS if c.rows == "packet_count")
+COLUMNS = FLOW_COLUMNS + PACKET_COLUMNS
+"""What every batch has."""
+EXTRA_COLUMNS = tuple(c for c in ALL_COLUMNS if c not in COLUMNS)
+"""What a probe sends only where it is asked to; without rows where it is not."""
+
+
+class Extra(NamedTuple):
+    """What a probe sends, or a feature needs, beyond the columns that every batch has."""
+
+    tcp: bool = False
+    """TCP sequence and acknowledgment numbers of every packet."""
+    head_packets: int = 0
+    """Of how many first packets of each flow the head is sent."""
+    head_octets: int = 0
+    """Most octets of a head, from the IP header on."""
+
+    def with_(self, other: Extra) -> Extra:
+        """Return what serves both."""
+        return Extra(*(max(mine, theirs) for mine, theirs in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
+    def lacks(self, needed: Extra) -> list[str]:
+        """Return the names of the columns that are needed and not there."""
+        heads = self.head_packets >= needed.head_packets and self.head_octets >= needed.head_octets
+        return ["tcp"] * (needed.tcp and not self.tcp) + ["head"] * (not heads)
+
+
+NO_EXTRA = Extra()
 
 
 @dataclass(frozen=True)
 class PacketBatch:
-    """Packets of one partition's flows; ``columns`` holds FLOW_COLUMNS and PACKET_COLUMNS by name.
+    """Packets of one partition's flows; ``columns`` holds COLUMNS by name, and EXTRA_COLUMNS if they are sent.
 
     Flow columns have one row per distinct five-tuple (addresses are (rows, 16) uint8), packet columns one row
     per packet in the order seen.
@@ -51,6 +83,13 @@ class PacketBatch:
     observation_point: str = ""
     end_of_stream: bool = False
     replayed: bool = False
+    head_packets: int = 0
+    head_octets: int = 0
+
+    @property
+    def extra(self) -> Extra:
+        """Return what the batch holds beyond the columns that every batch has."""
+        return Extra(len(self.columns.get("tcp_sequence", ())) > 0, self.head_packets, self.head_octets)
 
     @property
     def packets(self) -> int:
@@ -64,6 +103,7 @@ class PacketBatch:
 
     def encode(self) -> bytes:
         """Return the batch as a message for the ``packets`` topic."""
+        columns = with_extra(self.columns)
         return encode(
             "PacketBatch",
             {
@@ -78,7 +118,12 @@ class PacketBatch:
                 "sent_time_ns": self.sent_time_ns,
                 "flow_count": self.flows,
                 "packet_count": self.packets,
-                **pack(self.columns, COLUMNS),
+                "tcp_count": len(columns["tcp_sequence"]),
+                "head_packets": self.head_packets,
+                "head_octets": self.head_octets,
+                "head_count": len(columns["head_packet"]),
+                "head_bytes": len(columns["head"]),
+                **pack(columns, ALL_COLUMNS),
             },
         )
 
@@ -92,6 +137,14 @@ def empty_columns() -> dict[str, Array]:
     return {c.name: np.empty((0, *c.dtype.shape), dtype=c.dtype.base) for c in COLUMNS}
 
 
+_ABSENT = {c.name: np.empty(0, dtype=c.dtype) for c in EXTRA_COLUMNS}
+
+
+def with_extra(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Return all columns of a batch: those that its probe does not send are empty."""
+    return {**_ABSENT, **columns}
+
+
 def decode_packet_batch(data: bytes) -> PacketBatch:
     """Decode and check a message of the ``packets`` topic.
 
@@ -101,8 +154,9 @@ def decode_packet_batch(data: bytes) -> PacketBatch:
         CodecError: not a packet batch, columns of unequal length, or values out of range.
     """
     record = decode("PacketBatch", data)
-    columns = unpack(record, COLUMNS)
+    columns = unpack(record, ALL_COLUMNS)
     _check(record, columns)
+    _check_extra(record, columns)
     return PacketBatch(
         probe=record["probe"],
         observation_point=record["observation_point"],
@@ -114,6 +168,8 @@ def decode_packet_batch(data: bytes) -> PacketBatch:
         replayed=record["replayed"],
         sent_time_ns=record["sent_time_ns"],
         columns=columns,
+        head_packets=record["head_packets"],
+        head_octets=record["head_octets"],
     )
 
 
@@ -138,6 +194,24 @@ def _check(record: dict[str, Any], columns: dict[str, Array]) -> None:
     ]
     if fault:
         raise CodecError(fault)
+
+
+def _check_extra(record: dict[str, Any], columns: dict[str, Array]) -> None:
+    if record["tcp_count"] not in (0, record["packet_count"]):
+        raise CodecError(f"TCP columns of {record['tcp_count']} rows for {record['packet_count']} packets")
+    if record["head_packets"] < 0 or not 0 <= record["head_octets"] <= MAX_HEAD_OCTETS:
+        raise CodecError(f"heads of {record['head_octets']} octets of {record['head_packets']} packets")
+    places = columns["head_packet"]
+    if len(places):
+        if places[-1] >= record["packet_count"] or (places[1:] <= places[:-1]).any():
+            raise CodecError("heads that are not in the order of the packets")
+        lengths = columns["head_length"]
+        if lengths.max() > record["head_octets"]:
+            raise CodecError("a head longer than the batch says")
+        if int(lengths.sum(dtype=np.int64)) != record["head_bytes"]:
+            raise CodecError("heads whose lengths do not add up")
+    elif record["head_bytes"]:
+        raise CodecError("octets of heads that are not there")
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.errors import BusError, CodecError
 from schemas.features import FeatureBatch
-from schemas.packets import decode_packet_batch
+from schemas.packets import PacketBatch, decode_packet_batch
 from schemas.topics import PACKETS, TELEMETRY_COST
 from streams import checkpoint
 from streams.config import StreamsSettings
@@ -51,6 +51,7 @@ class FlowsAgent:
         self._meter = StageMeter("flows", "packets")
         self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
+        self._told_missing: set[str] = set()
 
     @property
     def meter(self) -> StageMeter:
@@ -90,9 +91,22 @@ class FlowsAgent:
             self._meter.drop("failed", batch.packets)
             self._set_aside(message, f"{type(error).__name__}: {error}")
             return
+        self._tell_missing(batch)
         duplicate = partition.counters["packets_duplicate"] - before
         self._meter.drop("duplicate", duplicate)
         self._meter.items_out += batch.packets - duplicate
+
+    def _tell_missing(self, batch: PacketBatch) -> None:
+        """Say once per probe that it does not send what the chosen features need."""
+        missing = batch.extra.lacks(self.plan.needs) if batch.packets else []
+        if missing and batch.probe not in self._told_missing:
+            self._told_missing.add(batch.probe)
+            log.warning(
+                "probe %s does not send the packet columns %s, so the features that need them give 0; "
+                "packets.columns in its settings adds them",
+                batch.probe,
+                " and ".join(missing),
+            )
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Close what silence makes due, in partitions where nothing waits; publish the costs."""

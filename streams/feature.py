@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from schemas.errors import SettingsError
+from schemas.packets import NO_EXTRA, Extra
 
 
 class Packet(NamedTuple):
@@ -39,6 +41,14 @@ class Packet(NamedTuple):
     ttl: int
     depth: int
     """Number of this packet within the flow, from 1."""
+    time_ns: int = 0
+    """Event time of the packet, in ns since the epoch."""
+    protocol: int = 0
+    """IANA protocol number."""
+    has_sequence: bool = False
+    """Whether the two numbers below are there: a TCP packet of a probe that sends them."""
+    tcp_sequence: int = 0
+    tcp_acknowledgment: int = 0
 
 
 class Totals(NamedTuple):
@@ -63,6 +73,13 @@ class FeatureColumn(NamedTuple):
 
 
 StateFields = list[tuple[Any, ...]]
+Level = Literal["network", "transport", "application"]
+"""What a feature looks at: packets and their times; the transport protocol's fields; what applications do."""
+
+
+def nothing_extra(depth: int) -> Extra:
+    """Return the needs of a feature that gets by with the columns every packet batch has."""
+    return NO_EXTRA
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,14 @@ class Feature:
     state: Callable[[int], StateFields]
     """Fields of the state record (a NumPy dtype description) for a depth; empty for a stateless feature."""
     columns: Callable[[int], list[FeatureColumn]]
+    level: Level
+    formula: str = ""
+    """How the columns are computed, for the documentation."""
+    reference: str = ""
+    """Where the definition comes from."""
+    needs: Callable[[int], Extra] = nothing_extra
+    """Packet columns that the feature needs beyond the usual ones, for a depth. One that needs heads has
+    ``update_head(state, packet, heads, start, stop)`` beside or instead of ``update``."""
 
     def dtype(self, depth: int) -> np.dtype[Any]:
         """Return the dtype of the feature's state: packed, since state is paid per flow."""
@@ -86,10 +111,15 @@ def available_features() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in iter_modules(package.__path__)))
 
 
-def load_feature(name: str) -> Feature:
-    """Return a feature by its name; raises SettingsError if there is none."""
+def load_feature_module(name: str) -> ModuleType:
+    """Return a feature's module by its name; raises SettingsError if there is none."""
     if name not in available_features():
         known = ", ".join(available_features())
         raise SettingsError(f"streams.representations: no feature is named {name!r}; there are {known}")
-    feature: Feature = import_module(f"streams.features.{name}").FEATURE
+    return import_module(f"streams.features.{name}")
+
+
+def load_feature(name: str) -> Feature:
+    """Return a feature by its name; raises SettingsError if there is none."""
+    feature: Feature = load_feature_module(name).FEATURE
     return feature

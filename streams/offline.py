@@ -56,13 +56,13 @@ class Offline:
         """Make ready; raises SettingsError for an unknown feature."""
         plan = Plan(settings)
         self.probe = probe
-        self.batcher = Batcher(partitions)
+        self.batcher = Batcher(partitions, extra=plan.needs)
         self.partitions = [Partition(plan, number) for number in range(partitions)]
         self._sequences = [0] * partitions
 
     def feed(self, capture: Capture) -> Iterator[FeatureBatch]:
         """Yield the rows that a capture's packets make due, up to the last full batch."""
-        for block in capture.blocks():
+        for block in capture.blocks(extra=self.batcher.extra):
             for number, columns in self.batcher.add(block):
                 yield from self._apply(number, columns)
 
@@ -85,6 +85,8 @@ class Offline:
             sent_time_ns=0,
             columns=columns,
             replayed=True,
+            head_packets=self.batcher.extra.head_packets,
+            head_octets=self.batcher.extra.head_octets,
         )
         yield from self.partitions[number].apply(batch, 0, 0)
 
@@ -122,7 +124,7 @@ def run_offline(
 
     for done, path in enumerate(captures):
         with open_capture(path) as capture:
-            for block in capture.blocks():
+            for block in capture.blocks(extra=offline.batcher.extra):
                 for number, columns in offline.batcher.add(block):
                     take(offline._apply(number, columns))
                 if on_progress:

@@ -78,6 +78,8 @@ class Partition:
             return
         self.counters["batches"] += 1
         self.counters["packets"] += batch.packets
+        for missing in batch.extra.lacks(self.plan.needs) if batch.packets else ():
+            self.counters[f"packets_without_{missing}"] += batch.packets
         for rows in probe.flows.apply(batch.columns):
             yield self._feature_batch(batch.probe, probe, rows, batch, received_time_ns)
         if batch.end_of_stream:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import Array
-from streams.codegen import load_kernel, resolve, row_dtype
+from streams.codegen import load_kernel, needed_columns, resolve, row_dtype
 from streams.config import StreamsSettings
 from streams.constants import ROOM, Limits
 from streams.rows import IDENTITY, columns_from
@@ -37,6 +37,8 @@ class Plan:
         """Compile (or load from the cache) the kernel; raises SettingsError for an unknown feature."""
         self.settings = settings
         self.representations = resolve(settings.representations)
+        self.needs = needed_columns(self.representations)
+        """Packet columns that the features need beyond the usual ones."""
         self.row_dtype = row_dtype(self.representations)
         self.kernel = load_kernel(self.representations)
         self.limits = Limits(
@@ -55,8 +57,12 @@ class Plan:
 
     def _buffer_rows(self) -> int:
         """Return how many rows fit a message of the widest representation."""
-        widest = max((len(rep.names) for rep in self.representations), default=0)
-        return max(ROOM + 1, min(MAX_ROWS, MAX_MESSAGE_BYTES // (IDENTITY.itemsize + 4 * widest)))
+        rows = MAX_ROWS
+        for rep in self.representations:
+            # The names of the columns stand in each message.
+            room = MAX_MESSAGE_BYTES - sum(len(name) + 2 for name in rep.names)
+            rows = min(rows, room // (IDENTITY.itemsize + 4 * len(rep.names)))
+        return max(ROOM + 1, rows)
 
     @property
     def layout(self) -> str:

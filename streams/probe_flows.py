@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.columns import Array
 from schemas.flow_key import probe_hash_of
-from schemas.packets import COLUMNS, MAX_PACKETS
+from schemas.packets import COLUMNS, MAX_PACKETS, with_extra
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
 from streams.table import ACTIVE, HIGH_WATER, NEVER_NS, WATERMARK, new_table, used_bytes
@@ -40,6 +40,11 @@ class BatchColumns(NamedTuple):
     tcp_flags: NDArray[np.uint8]
     ttl: NDArray[np.uint8]
     direction: NDArray[np.uint8]
+    tcp_sequence: NDArray[np.uint32]
+    tcp_acknowledgment: NDArray[np.uint32]
+    head_packet: NDArray[np.uint16]
+    head_length: NDArray[np.uint16]
+    head: NDArray[np.uint8]
 
 
 def _readonly(column: Array) -> Array:
@@ -53,7 +58,7 @@ def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
     """Return the kernel's view of a packet batch's columns, without a copy."""
     views = {
         name: _readonly(column.view(np.uint64) if name.startswith("address_") else column)
-        for name, column in columns.items()
+        for name, column in with_extra(columns).items()
     }
     return BatchColumns(**views)
 

@@ -22,6 +22,7 @@ from flowgauge.demo.watch import Commits, Watcher
 from flowgauge.interrupt import Stop, stopping
 from flowgauge.outcome import FAILED, tell
 from flowgauge.settings import Effective
+from flowgauge.wanted import wanted_columns
 from infra.broker.embedded import EmbeddedBroker
 from models.online.config import OnlineSettings
 from producers.batcher import Batcher
@@ -33,6 +34,7 @@ from producers.sources.capture import open_capture
 from producers.summary import ReplaySummary
 from schemas import topics
 from schemas.errors import FlowgaugeError, InputError
+from schemas.packets import Extra
 from streams.config import StreamsSettings
 
 PROBE = "demo"
@@ -64,13 +66,13 @@ class Replaying(threading.Thread):
 
     def __init__(
         self, traffic: Traffic, bus: BusSettings, settings: ReplaySettings, control: FlowControl, progress: Progress,
-        stop: threading.Event,
+        stop: threading.Event, extra: Extra,
     ) -> None:  # fmt: skip
         super().__init__(name="replay", daemon=True)
         self.summary: ReplaySummary | None = None
         self.error: BaseException | None = None
         self._traffic, self._bus, self._settings = traffic, bus, settings
-        self._control, self._progress, self._halt = control, progress, stop
+        self._control, self._progress, self._halt, self._extra = control, progress, stop, extra
 
     def run(self) -> None:
         """Replay, and keep what comes of it."""
@@ -78,7 +80,7 @@ class Replaying(threading.Thread):
             self.summary = run_replay(
                 (ProbeSpec(PROBE, (str(self._traffic.capture),)),),
                 self._bus,
-                ReplayOptions(self._traffic.speed, 1, str(self._traffic.labels), self._settings),
+                ReplayOptions(self._traffic.speed, 1, str(self._traffic.labels), self._settings, self._extra),
                 on_progress=self._told,
                 stop=self._halt,  # not _stop: threads have a method of that name
                 admit=self._control.admit,
@@ -113,6 +115,7 @@ class Demo:
         self.streams = effective.get("streams", StreamsSettings)
         self.models = effective.get("models", OnlineSettings)
         self.replay = effective.get("replay", ReplaySettings)
+        self.extra = wanted_columns(effective)
         self.arguments = list(arguments)
         self.as_json = as_json
         self.traffic = traffic(seconds)
@@ -141,7 +144,9 @@ class Demo:
             stack.callback(watcher.close)
             children = stack.enter_context(Children(directory))
             screen = stack.enter_context(Screen(self.progress, self.tally, banner, quiet=self.as_json))
-            replaying = Replaying(self.traffic, bus, self.replay, control, self.progress, stop.event)
+            replaying = Replaying(
+                self.traffic, bus, self.replay, control, self.progress, stop.event, self.extra
+            )
             self._start(children, bus)
             self._until_ready(children, watcher, screen, stop)
             self._replay(replaying, children, watcher, screen, stop)

@@ -16,7 +16,7 @@ from producers.columns import PacketColumns
 from producers.decoder.fragments import first_ports, later_ports
 from producers.decoder.link import ip_start
 from producers.decoder.network import FIRST_FRAGMENT, LATER_FRAGMENT, WHOLE, decode_ip4, decode_ip6, skipped
-from producers.decoder.octets import u8
+from producers.decoder.octets import u8, u32_big
 from producers.decoder.reasons import (
     ACCEPTED,
     BAD_IP_HEADER,
@@ -26,7 +26,7 @@ from producers.decoder.reasons import (
 )
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
-from schemas.flow_key import hash_words
+from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS
 
 FRAMES = 512
@@ -62,6 +62,21 @@ def writable(columns: PacketColumns) -> PacketColumns:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def copy_head(
+    raw: NDArray[np.uint8], at: int, stop: int, version: int, head: NDArray[np.uint8], row: int
+) -> int:
+    """Copy a packet's first octets without its addresses; return how many.
+
+    The flow directory has the addresses, as the probe chooses to tell them; a copy would tell them as they are.
+    """
+    octets = min(stop - at, head.shape[1])
+    first, last = (12, 20) if version == 4 else (8, 40)
+    for i in range(octets):
+        head[row, i] = 0 if first <= i < last else raw[at + i]
+    return octets
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def decode_frames(
     raw: NDArray[np.uint8], frames: Frames, count: int, out: PacketColumns, row: int, state: DecodeState
 ) -> int:
@@ -83,6 +98,9 @@ def decode_frames(
     tcp_window, tcp_flags, direction, flow_hash = out.tcp_window, out.tcp_flags, out.direction, out.flow_hash
     address_a, address_b, port_a, port_b = out.address_a, out.address_b, out.port_a, out.port_b
     protocols, ip_version = out.protocol, out.ip_version
+    tcp_sequence, tcp_acknowledgment = out.tcp_sequence, out.tcp_acknowledgment
+    head, head_length = out.heads, out.head_length
+    wants_tcp, wants_head = len(tcp_sequence) > 0, len(head_length) > 0
     for i in range(count):
         start, time_ns = starts[i], times[i]
         off_the_clock = time_ns < 0 or time_ns > LATEST_NS
@@ -144,5 +162,11 @@ def decode_frames(
         protocols[row] = protocol
         ip_version[row] = version
         flow_hash[row] = hash_words(a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, protocol, version)
+        if wants_tcp:
+            numbered = protocol == TCP and ip.part != LATER_FRAGMENT and ip.stop - ip.transport >= 12
+            tcp_sequence[row] = u32_big(raw, ip.transport + 4) if numbered else 0
+            tcp_acknowledgment[row] = u32_big(raw, ip.transport + 8) if numbered else 0
+        if wants_head:
+            head_length[row] = copy_head(raw, at, ip.stop, version, head, row)
         row += 1
     return row

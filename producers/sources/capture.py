@@ -18,6 +18,7 @@ from producers.sources.pcapng import PcapngReader, is_pcapng
 from producers.sources.reader import Reader, need
 from producers.sources.window import CHUNK_OCTETS, MAGIC_OCTETS, CorruptStream, Window, open_window
 from schemas.errors import InputError
+from schemas.packets import NO_EXTRA, Extra
 
 STDIN = "-"
 
@@ -49,15 +50,16 @@ class Capture:
         except OSError as error:
             raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
 
-    def blocks(self, max_packets: int = 8192) -> Iterator[PacketColumns]:
+    def blocks(self, max_packets: int = 8192, extra: Extra = NO_EXTRA) -> Iterator[PacketColumns]:
         """Yield the packets in file order, ``max_packets`` at a time (fewer at the end, or from a pipe).
 
+        ``extra`` says which columns to fill beyond the usual ones.
         Blocks are views over columns that are used again: copy what shall outlive the next iteration.
 
         Raises:
             InputError: a link type that cannot be decoded is the only one in the capture, or reading failed.
         """
-        columns = allocate(max_packets)
+        columns = allocate(max_packets, extra)
         target = writable(columns)
         while not self._reader.at_end:
             try:

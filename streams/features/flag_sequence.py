@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="flag_sequence",
+    level="transport",
     doc="TCP flags of the first packets, as the byte in the header; 0 for other protocols and packets not seen.",
     state=lambda depth: [("flags", "u1", (depth,))],
     columns=lambda depth: [

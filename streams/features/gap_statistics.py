@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="gap_statistics",
+    level="network",
     doc="How the packets are spaced in time (both directions; a window counts the gap that leads into it).",
     # Welford's running mean and sum of squared deviations stay good in float32 where a sum of squares would
     # not. (B. P. Welford, Technometrics 4(3), 1962)

@@ -35,6 +35,7 @@ def _columns(depth: int) -> list[FeatureColumn]:
 
 FEATURE = Feature(
     name="packet_sequence",
+    level="network",
     doc="The first packets one by one: length, direction, time since the one before.",
     state=_state,
     columns=_columns,

@@ -13,6 +13,7 @@ from streams.feature import Feature, FeatureColumn, Totals
 
 FEATURE = Feature(
     name="protocol",
+    level="transport",
     doc="Which transport protocol and IP version carry the flow.",
     state=lambda depth: [],
     columns=lambda depth: [

@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="size_statistics",
+    level="network",
     doc="How long the packets are (IP octets, both directions).",
     # A float64 sum of squares is exact up to 2^53, some 2 million full-size packets, and good to 1e-16 beyond.
     # The minimum is kept as its distance from 65,535, so that a state of zeros is that of no packets.

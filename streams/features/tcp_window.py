@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="tcp_window",
+    level="transport",
     doc="TCP window field (unscaled) of the first packet each way with one above 0; 0 if none came or not TCP.",
     state=lambda depth: [("fwd", "u2"), ("rev", "u2")],
     columns=lambda depth: [

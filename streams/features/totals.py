@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Totals
 
 FEATURE = Feature(
     name="totals",
+    level="network",
     doc="How much went each way, for how long, and how fast.",
     state=lambda depth: [],
     columns=lambda depth: [

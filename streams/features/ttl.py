@@ -12,6 +12,7 @@ from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
     name="ttl",
+    level="network",
     doc="Time to live of the first packet each way with one above 0; 0 if none came.",
     state=lambda depth: [("fwd", "u1"), ("rev", "u1")],
     columns=lambda depth: [

@@ -182,6 +182,7 @@ def rows_of(columns: PacketColumns) -> list[dict[str, Any]]:
     values = {
         name: [bytes(v) for v in column] if column.ndim == 2 else column.tolist()
         for name, column in columns._asdict().items()
+        if len(column)
     }
     return [{name: values[name][i] for name in values} for i in range(columns.packets)]
 
