@@ -2,12 +2,15 @@
 
 One row holds one open flow: its key, its counts and the state of every chosen feature, side by side, so that
 a packet touches few cache lines. An index with open addressing (linear probing, at most half full) finds a
-row by the flow hash. All arrays are as large as the bound on flows allows, but memory that no flow has used
-yet costs nothing: the operating system maps a page when it is first written.
+row by its key. The flow hash is public, so whoever sends packets could choose them to fall on one place of an
+index made by it; where a key stands here depends on numbers that each table draws for itself. All arrays are
+as large as the bound on flows allows, but memory that no flow has used yet costs nothing: the operating system
+maps a page when it is first written.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,13 +49,19 @@ WINDOW_FIELDS: list[tuple[str, str]] = [
 REVERSED, FIN_FWD, FIN_REV, ENDED = 1, 2, 4, 8
 
 # Places in ``Table.meta``.
-HIGH_WATER, FREE_HEAD, ACTIVE, HAND, WATERMARK, META_SIZE = 0, 1, 2, 3, 4, 5
+HIGH_WATER, FREE_HEAD, ACTIVE, HAND, WATERMARK, SHIFT, SECRET = 0, 1, 2, 3, 4, 5, 6
 NEVER_NS = -(1 << 62)
 """Watermark before the first packet."""
 FREE = -1
 """Deadlines at or below this mark a free row; ``FREE - 1 - next`` chains the free rows."""
 SAMPLE = 16
 """Rows looked at to choose one to evict: a sampled LRU, as Redis does it."""
+
+
+Key = tuple[np.uint64, np.uint64, np.uint64, np.uint64, int, int, int, int]
+"""(a0, a1, b0, b1, port_a, port_b, protocol, ip_version)."""
+SECRETS = 11
+_LOW32, _S16, _S32, _S40 = np.uint64(0xFFFFFFFF), np.uint64(16), np.uint64(32), np.uint64(40)
 
 
 class Table(NamedTuple):
@@ -65,19 +74,24 @@ class Table(NamedTuple):
     slots: NDArray[np.uint32]
     """(2^k,) row number + 1, or 0."""
     meta: NDArray[np.int64]
+    """(SECRET + SECRETS,) numbers about the table; last the random ones that decide where a key stands in ``slots``."""
     blank: NDArray[Any]
     """(1,) a row of zeros."""
 
 
 def new_table(dtype: np.dtype[Any], max_flows: int) -> Table:
     """Return an empty table for ``max_flows`` open flows."""
-    meta = np.zeros(META_SIZE, dtype=np.int64)
+    meta = np.zeros(SECRET + SECRETS, dtype=np.int64)
     meta[FREE_HEAD] = FREE
     meta[WATERMARK] = NEVER_NS
+    places_bits = (2 * max_flows - 1).bit_length()
+    meta[SHIFT] = 64 - places_bits
+    meta[SECRET:] = np.frombuffer(os.urandom(8 * SECRETS), dtype=np.int64)
+    meta[-1] |= 1
     return Table(
         rows=np.zeros(max_flows, dtype=dtype),
         deadlines=np.zeros(max_flows, dtype=np.int64),
-        slots=np.zeros(1 << (2 * max_flows - 1).bit_length(), dtype=np.uint32),
+        slots=np.zeros(1 << places_bits, dtype=np.uint32),
         meta=meta,
         blank=np.zeros(1, dtype=dtype),
     )
@@ -89,16 +103,48 @@ def used_bytes(table: Table) -> int:
     return int(table.meta[HIGH_WATER]) * per_row + table.slots.nbytes
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _product(word: np.uint64, low: np.int64, high: np.int64) -> np.uint64:
+    """Return the product of a word's two halves after a secret is added to each."""
+    return ((word + np.uint64(low)) & _LOW32) * (((word >> _S32) + np.uint64(high)) & _LOW32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def home(table: Table, key: Key) -> np.uint64:
+    """Return the place in ``slots`` where a key is looked for first.
+
+    NH (Black et al., UMAC, 1999) brings the key to 64 bits, of which a random odd factor makes the place: without
+    the secret no one can choose keys that meet more often than by chance.
+    """
+    meta = table.meta
+    ports = (
+        (np.uint64(key[6]) << _S40)
+        | (np.uint64(key[7]) << _S32)
+        | (np.uint64(key[4]) << _S16)
+        | np.uint64(key[5])
+    )
+    total = (
+        _product(key[0], meta[SECRET], meta[SECRET + 1])
+        + _product(key[1], meta[SECRET + 2], meta[SECRET + 3])
+        + _product(key[2], meta[SECRET + 4], meta[SECRET + 5])
+        + _product(key[3], meta[SECRET + 6], meta[SECRET + 7])
+        + _product(ports, meta[SECRET + 8], meta[SECRET + 9])
+    )
+    return (total * np.uint64(meta[SECRET + 10])) >> np.uint64(meta[SHIFT])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def key_of(r: Any) -> Key:
+    """Return the key of a row."""
+    return (r.a0, r.a1, r.b0, r.b1, r.port_a, r.port_b, r.protocol, r.ip_version)
+
+
 @njit(cache=True, nogil=True)
-def find(
-    table: Table,
-    flow_hash: np.uint64,
-    key: tuple[np.uint64, np.uint64, np.uint64, np.uint64, int, int, int, int],
-) -> int:
-    """Return the row of a flow, or -1. ``key`` is (a0, a1, b0, b1, port_a, port_b, protocol, ip_version)."""
+def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
+    """Return the row of a flow, or -1."""
     rows, slots = table.rows, table.slots
     mask = np.uint64(len(slots) - 1)
-    at = np.uint64(flow_hash) & mask
+    at = home(table, key)
     while True:
         entry = slots[at]
         if entry == 0:
@@ -120,8 +166,11 @@ def find(
 
 
 @njit(cache=True, nogil=True)
-def add(table: Table, flow_hash: np.uint64) -> int:
-    """Return a free row, entered in the index under ``flow_hash``. The caller has made sure there is one."""
+def add(table: Table, key: Key) -> int:
+    """Return a free row, entered in the index under ``key``, which the caller writes into it.
+
+    The caller has made sure that there is one.
+    """
     meta, slots = table.meta, table.slots
     row = meta[FREE_HEAD]
     if row >= 0:
@@ -130,7 +179,7 @@ def add(table: Table, flow_hash: np.uint64) -> int:
         row = meta[HIGH_WATER]
         meta[HIGH_WATER] += 1
     mask = np.uint64(len(slots) - 1)
-    at = np.uint64(flow_hash) & mask
+    at = home(table, key)
     while slots[at] != 0:
         at = (at + np.uint64(1)) & mask
     slots[at] = row + 1
@@ -144,7 +193,7 @@ def remove(table: Table, row: int) -> None:
     rows, slots, meta = table.rows, table.slots, table.meta
     mask = np.uint64(len(slots) - 1)
     one = np.uint64(1)
-    at = np.uint64(rows[row].flow_hash) & mask
+    at = home(table, key_of(rows[row]))
     while slots[at] != row + 1:
         at = (at + one) & mask
     # Close the gap by moving back every later entry of the run that may stand here (Knuth, TAOCP 6.4, R).
@@ -154,8 +203,8 @@ def remove(table: Table, row: int) -> None:
         entry = slots[at]
         if entry == 0:
             break
-        home = np.uint64(rows[entry - 1].flow_hash) & mask
-        if ((at - home) & mask) >= ((at - gap) & mask):
+        place = home(table, key_of(rows[entry - 1]))
+        if ((at - place) & mask) >= ((at - gap) & mask):
             slots[gap] = entry
             gap = at
     slots[gap] = 0
