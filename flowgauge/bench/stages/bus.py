@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from flowgauge.bench.accounting import Books, BusReader, books, first_sent_ns
@@ -19,6 +20,7 @@ from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.machine import usable_cores
 from flowgauge.bench.results import Result
 from flowgauge.bus import project_topics
+from flowgauge.outcome import tell
 from infra.broker.kafka import KafkaBroker
 from infra.broker.topics import create_topics
 from producers.config import BusSettings, topic_name
@@ -30,6 +32,7 @@ PACKETS_SENT = 20_000_000
 READY_TIMEOUT_S = 120.0
 STALL_TIMEOUT_S = 60.0
 _POLL_S = 0.05
+_REMOVE_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,20 @@ def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) 
         yield
     finally:
         if remove:
-            admin = AdminClient({"bootstrap.servers": settings.bootstrap, "log_level": 0, **settings.client})
-            for future in admin.delete_topics(list(names)).values():
-                future.exception(timeout=30)
+            _remove(settings, list(names))
+
+
+def _remove(settings: BusSettings, names: list[str]) -> None:
+    """Remove topics. Those that stay are told, no more: an error of the measurement itself must not be hidden."""
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap, "log_level": 0, **settings.client})
+    stay = []
+    for name, future in admin.delete_topics(names, request_timeout=_REMOVE_TIMEOUT_S).items():
+        try:
+            future.result(timeout=_REMOVE_TIMEOUT_S + 5)
+        except (KafkaException, TimeoutError):
+            stay.append(name)
+    if stay:
+        tell(f"flowgauge: bus {settings.bootstrap}: not removed: {', '.join(stay)}")
 
 
 def _measure(
