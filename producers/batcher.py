@@ -5,7 +5,7 @@ Pure arrays: the probe and the replay put the batches on the bus, offline runs f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
+from producers.names.answers import Answers, name_of
+from producers.names.batches import BatchNames
+from producers.names.finder import Event, Found
 from schemas.flow_key import partition_of
 from schemas.packets import (
     COLUMNS,
@@ -23,6 +26,7 @@ from schemas.packets import (
     NO_EXTRA,
     PACKET_COLUMNS,
     Extra,
+    NameSource,
 )
 
 NOTHING_PENDING = np.iinfo(np.int64).max
@@ -36,6 +40,7 @@ _SYN, _ACK = 2, 16
 _EXTRA_NAMES = tuple(c.name for c in EXTRA_COLUMNS)
 _INDEX_BITS = np.uint64(16)
 _INDEX_MASK = np.uint64(0xFFFF)
+_DNS = int(NameSource.DNS)
 
 
 class _Accumulators(NamedTuple):
@@ -78,6 +83,32 @@ class _Accumulators(NamedTuple):
     """What is known of flows, to tell their first packets: a newer flow takes the place of an older one."""
     seen_packets: NDArray[np.uint32]
     seen_ns: NDArray[np.int64]
+    name_count: NDArray[np.int64]
+    """(partitions,) named packets in the open batch; see ``producers.names.batches`` for these four."""
+    name_packet: NDArray[np.uint16]
+    name: NDArray[np.uint32]
+    name_source: NDArray[np.uint8]
+
+
+@njit(cache=True, nogil=True)
+def _name_first(
+    new: PacketColumns,
+    address_a: NDArray[np.uint64],
+    address_b: NDArray[np.uint64],
+    row: int,
+    acc: _Accumulators,
+    answers: Answers,
+    p: int,
+) -> None:
+    """Name the packet in ``row``, the next of partition ``p``'s batch, by what DNS told of its addresses."""
+    a, b = address_a[row], address_b[row]
+    if new.direction[row]:
+        a, b = b, a
+    name = name_of(answers, a[0], a[1], b[0], b[1], new.ip_version[row], new.time_ns[row])
+    if name >= 0:
+        n = acc.name_count[p]
+        acc.name_packet[p, n], acc.name[p, n], acc.name_source[p, n] = acc.packets[p], name, _DNS
+        acc.name_count[p] = n + 1
 
 
 @njit(cache=True, nogil=True)
@@ -86,12 +117,14 @@ def _assign(
     address_a: NDArray[np.uint64],
     address_b: NDArray[np.uint64],
     start: int,
+    stop: int,
     now_ns: int,
     acc: _Accumulators,
+    answers: Answers,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
 ) -> tuple[int, int]:
-    """Give rows from ``start`` on a partition and a flow, until a partition is full.
+    """Give rows from ``start`` up to ``stop`` a partition and a flow, until a partition is full.
 
     Returns (next row, that partition or -1). The arrays are taken out of their tuples first: reaching into a
     tuple inside the loop would count a reference up and down, atomically, at each access.
@@ -104,7 +137,8 @@ def _assign(
     new_protocol, new_ip_version = new.protocol, new.ip_version
     partitions, capacity = flow_index.shape
     mask = np.uint64(slots.shape[1] - 1)
-    for row in range(start, len(new_hash)):
+    is_naming = len(answers.name) > 0
+    for row in range(start, stop):
         flow_hash = new_hash[row]
         p = np.int64(partition_of(flow_hash, partitions))
         generation = generations[p]
@@ -121,6 +155,8 @@ def _assign(
                 flow_b[p, f, 0], flow_b[p, f, 1] = address_b[row, 0], address_b[row, 1]
                 port_a[p, f], port_b[p, f] = new_port_a[row], new_port_b[row]
                 protocol[p, f], ip_version[p, f] = new_protocol[row], new_ip_version[row]
+                if is_naming:
+                    _name_first(new, address_a, address_b, row, acc, answers, p)
                 break
             g = np.int64(slot & _INDEX_MASK)
             if (
@@ -145,7 +181,7 @@ def _assign(
         position[row] = k
         if k + 1 == capacity:
             return row + 1, int(p)
-    return len(new_hash), -1
+    return stop, -1
 
 
 @njit(cache=True, nogil=True)
@@ -154,14 +190,16 @@ def _distribute(
     address_a: NDArray[np.uint64],
     address_b: NDArray[np.uint64],
     start: int,
+    stop: int,
     now_ns: int,
     acc: _Accumulators,
+    answers: Answers,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
     head_packets: int,
 ) -> tuple[int, int]:
-    """Append rows from ``start`` on until a partition is full; return (next row, that partition or -1)."""
-    stop, full = _assign(new, address_a, address_b, start, now_ns, acc, partition, position)
+    """Append rows from ``start`` to ``stop`` until a partition is full; return (next row, that partition or -1)."""
+    stop, full = _assign(new, address_a, address_b, start, stop, now_ns, acc, answers, partition, position)
     time_ns, octets, header_octets, tcp_window = acc.time_ns, acc.octets, acc.header_octets, acc.tcp_window
     tcp_flags, ttl, direction = acc.tcp_flags, acc.ttl, acc.direction
     new_time_ns, new_octets, new_header_octets = new.time_ns, new.octets, new.header_octets
@@ -235,9 +273,17 @@ class Batcher:
         max_packets: packets in a full batch, 1 to ``schemas.packets.MAX_PACKETS``; fewer where their heads
             could make the message too long.
         extra: what the batches hold beyond the usual columns; ``add`` must be given the same.
+        names: whether batches tell the names of flows (NAME_COLUMNS), which ``add`` is given then.
     """
 
-    def __init__(self, partitions: int, max_packets: int = MAX_PACKETS, extra: Extra = NO_EXTRA) -> None:
+    def __init__(
+        self,
+        partitions: int,
+        max_packets: int = MAX_PACKETS,
+        extra: Extra = NO_EXTRA,
+        *,
+        names: bool = False,
+    ) -> None:
         if not 1 <= partitions <= 1 << 16:
             raise ValueError(f"{partitions} partitions; 1 to 65,536 are possible")
         if not 1 <= max_packets <= MAX_PACKETS:
@@ -263,6 +309,7 @@ class Batcher:
         seen = SEEN_FLOWS if with_heads else 1
         kept = {**self._columns}
         kept["address_a"], kept["address_b"] = _words(kept["address_a"]), _words(kept["address_b"])
+        self._names = BatchNames(partitions, max_packets, names)
         self._acc = _Accumulators(
             packets=np.zeros(partitions, dtype=np.int64),
             flows=np.zeros(partitions, dtype=np.int64),
@@ -273,12 +320,16 @@ class Batcher:
             seen_hash=np.zeros(seen, np.uint64),
             seen_packets=np.zeros(seen, np.uint32),
             seen_ns=np.zeros(seen, np.int64),
+            name_count=self._names.count,
+            name_packet=self._names.packet,
+            name=self._names.name,
+            name_source=self._names.source,
             **kept,
         )
         # Loads or compiles the kernel now, not when a packet is due.
         nothing, words = allocate(0), np.empty((0, 2), dtype=np.uint64)
         rows = np.empty(0, dtype=np.uint16)
-        _distribute(nothing, words, words, 0, 0, self._acc, rows, rows, 0)
+        _distribute(nothing, words, words, 0, 0, 0, self._acc, self._names.answers, rows, rows, 0)
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -293,22 +344,37 @@ class Batcher:
     @property
     def state_bytes(self) -> int:
         """Memory that the accumulators take."""
-        return sum(array.nbytes for array in self._acc)
+        return sum(array.nbytes for array in self._acc[:-3]) + self._names.state_bytes
 
-    def add(self, columns: PacketColumns, now_ns: int = 0) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    def add(
+        self, columns: PacketColumns, now_ns: int = 0, events: Sequence[Event] = ()
+    ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Take in packets and yield (partition, columns of a full batch) whenever a partition is full.
 
         ``now_ns`` is the time by the caller's clock for the linger; ``since_ns`` gives it back.
+        ``events`` are the names that these packets told, by row; a flow has a name from the packet on that
+        completed it, and what DNS told counts for the packets after it.
         The yielded arrays are views that hold until the next step. Exhaust the iterator: the packets after an
         abandoned step are not taken in.
         """
         address_a, address_b = _words(columns.address_a), _words(columns.address_b)
         row, rows, head_packets = 0, columns.packets, self.extra.head_packets
         partition, position = np.empty(rows, dtype=np.uint16), np.empty(rows, dtype=np.uint16)
+        waiting = iter(events)
+        event = next(waiting, None)
         while row < rows:
+            stop = rows if event is None else event.row + 1
             row, full = _distribute(
-                columns, address_a, address_b, row, now_ns, self._acc, partition, position, head_packets
-            )
+                columns, address_a, address_b, row, stop, now_ns, self._acc, self._names.answers,
+                partition, position, head_packets,
+            )  # fmt: skip
+            while event is not None and event.row < row:
+                if isinstance(event, Found):
+                    at = event.row
+                    self._names.add(int(partition[at]), int(position[at]), event.name, event.source)
+                else:
+                    self._names.learn(event, int(columns.time_ns[event.row]))
+                event = next(waiting, None)
             if full >= 0:
                 yield full, self._views(full)
                 self._clear(full)
@@ -319,6 +385,10 @@ class Batcher:
             if self._acc.packets[p]:
                 yield p, self._views(p)
                 self._clear(p)
+
+    def forget_names(self) -> None:
+        """Forget what DNS told: another run of the same packets begins."""
+        self._names.forget_answers()
 
     def overdue(self, before_ns: int) -> list[int]:
         """Return the partitions whose first waiting packet was added at ``before_ns`` or earlier."""
@@ -333,7 +403,7 @@ class Batcher:
         heads, octets = self._acc.head_counts[p]
         for name, rows in zip(_EXTRA_NAMES, (packets, packets, heads, heads, octets), strict=True):
             views[name] = columns[name][p, :rows]
-        return views
+        return {**views, **self._names.columns(p)} if self._names.wanted else views
 
     def _clear(self, p: int) -> None:
         acc = self._acc
@@ -341,4 +411,5 @@ class Batcher:
         acc.flows[p] = 0
         acc.head_counts[p] = 0
         acc.since_ns[p] = NOTHING_PENDING
+        acc.name_count[p] = 0
         acc.generation[p] += np.uint64(1)

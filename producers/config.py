@@ -136,3 +136,8 @@ class ReplaySettings(MetricsSettings):
     telemetry_interval_s: float = Field(
         default=1.0, ge=0, description="Time between two records on telemetry.cost, in s; 0: none."
     )
+    names: bool = Field(
+        default=False,
+        description="Look for the names of servers (DNS answers, TLS and QUIC server names, HTTP hosts) and tell "
+        "them on the bus. It is done anyway where streams.services has a service.",
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from producers.columns import PacketColumns
+from producers.names.finder import NameFinder
 from producers.sources.capture import STDIN, Capture, open_capture
 from producers.summary import ProbeSummary
 from schemas.errors import InputError, SettingsError
@@ -70,8 +71,15 @@ def _named(text: str) -> tuple[str, str] | None:
 class CaptureChain:
     """Captures read one after another; what was read is counted into the probe's summary as each one ends."""
 
-    def __init__(self, spec: ProbeSpec, summary: ProbeSummary, warnings: list[str]) -> None:
+    def __init__(
+        self,
+        spec: ProbeSpec,
+        summary: ProbeSummary,
+        warnings: list[str],
+        names: NameFinder | None = None,
+    ) -> None:
         self._spec = spec
+        self._names = names
         self._summary = summary
         self._warnings = warnings
         self._open: Capture | None = None
@@ -97,7 +105,7 @@ class CaptureChain:
         """
         for path in self._spec.captures:
             point = "standard input" if path == STDIN else Path(path).name
-            with open_capture(path) as capture:
+            with open_capture(path, names=self._names) as capture:
                 self._open = capture
                 try:
                     for columns in capture.blocks(max_packets, extra):

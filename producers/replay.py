@@ -163,6 +163,7 @@ class Replay:
         self.health = Health(options.settings.stall_s)
         self._backlog = Backlog()
         self._told: Counter[str] = Counter()
+        self._named: Counter[str] = Counter()
         self.meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
         self._next_progress_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self.summary = ReplaySummary({s.spec.name: s.summary for s in self._streams}, options.speed)
@@ -316,10 +317,18 @@ class Replay:
         meter.items_in += new.pop("read", 0)
         for reason, packets in new.items():
             meter.drop(reason, packets)
+        for source, names in self._names_found().items():
+            meter.count(f"names_{source}", names)
         answered = sink.acked + sink.failed
         meter.lag_records = sink.outstanding
         meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
         self.health.tick(sink.outstanding, answered)
+
+    def _names_found(self) -> Counter[str]:
+        """Return how many names were found since the last call, by where."""
+        found = sum((stream.names_found() for stream in self._streams), Counter[str]())
+        new, self._named = found - self._named, found
+        return new
 
     def _telemetry(self) -> None:
         self._tell_meter(self._clock.monotonic_ns())

@@ -13,6 +13,7 @@ from producers.batcher import Batcher
 from producers.columns import PacketColumns
 from producers.config import ReplaySettings
 from producers.labels import LabelTable
+from producers.names.finder import Event, NameFinder
 from producers.pacing import Timeline
 from producers.probes import CaptureChain, ProbeSpec, moved
 from producers.sequence import Sequencer
@@ -50,7 +51,9 @@ class ProbeStream:
             batches_by_partition=[0] * partitions,
         )
         self.warnings: list[str] = []
-        self.batcher = Batcher(partitions, settings.batch_packets, extra)
+        self.batcher = Batcher(partitions, settings.batch_packets, extra, names=settings.names)
+        self._names = NameFinder() if settings.names else None
+        self._events: list[Event] = []
         self._sequencer = Sequencer(partitions, epoch)
         self._settings = settings
         self._labels = labels
@@ -78,6 +81,10 @@ class ProbeStream:
         counted = Counter(self.summary.packets_skipped) + Counter(read=self.summary.packets_read)
         return counted + self._chain.uncounted() if self._chain else counted
 
+    def names_found(self) -> Counter[str]:
+        """Return how many names were found so far, by where; nothing where nobody looks for them."""
+        return Counter() if self._names is None else self._names.counts.copy()
+
     @property
     def head_ns(self) -> int | None:
         """Event time of the next packet; None at the end of the loop."""
@@ -90,10 +97,10 @@ class ProbeStream:
 
     def start(self) -> int | None:
         """Open the captures from the first on; return the time of the first packet, None if there is none."""
-        self._chain = CaptureChain(self.spec, self.summary, self.warnings)
+        self._chain = CaptureChain(self.spec, self.summary, self.warnings, self._names)
         self._blocks = self._chain.blocks(self._settings.block_packets, self.batcher.extra)
-        point, self._columns = next(self._blocks, ("", None))
-        self._point, self._row = point, 0
+        self._point, self._columns = self._next_block()
+        self._row = 0
         return self.head_ns
 
     def begin(self, offset_ns: int, start_ns: int, timeline: Timeline | None) -> None:
@@ -115,8 +122,14 @@ class ProbeStream:
         self._columns, self._row = columns, 0
         self._due = self._timeline.due_ns(columns.time_ns) if self._timeline else None
 
-    def _load(self) -> None:
+    def _next_block(self) -> tuple[str, PacketColumns | None]:
         point, columns = next(self._blocks, ("", None))
+        if self._names is not None:
+            self._events = self._names.take()
+        return point, columns
+
+    def _load(self) -> None:
+        point, columns = self._next_block()
         if columns is None:
             self._columns = None
             return
@@ -137,7 +150,8 @@ class ProbeStream:
             if stop > start:
                 part = columns.part(start, stop)
                 self._row = stop
-                for partition, views in self.batcher.add(part, since):
+                events = [e._replace(row=e.row - start) for e in self._events if start <= e.row < stop]
+                for partition, views in self.batcher.add(part, since, events):
                     self._send(partition, views)
                 self.latest_ns = max(self.latest_ns, int(part.time_ns.max()))
                 self._send_labels(self.latest_ns)
@@ -161,6 +175,9 @@ class ProbeStream:
         for partition in range(self.batcher.partitions):
             self._emit(self._batch(partition, empty_columns(), end_of_stream=True), 0)
         self._sequencer.restart()
+        if self._names is not None:
+            self._names.forget()
+            self.batcher.forget_names()
         if finished:
             self._send_labels(None)
 

@@ -85,6 +85,7 @@ def unpack(record: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Ar
             row_bytes *= width[0]
         if rows < 0 or row_bytes < 0 or len(raw) != rows * row_bytes:
             raise CodecError(f"column {c.name}: {len(raw)} bytes are not {rows} rows of {row_bytes} bytes")
-        column: Array = np.frombuffer(raw, c.element)
+        # An empty column may be a default that the reader filled in, which is a text.
+        column: Array = np.frombuffer(raw or b"", c.element)
         out[c.name] = column.reshape(rows, *width) if width else column
     return out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +35,10 @@ MAX_HEAD_OCTETS = 1500
 MAX_HEADS_BYTES = 600_000
 """Most octets of all heads of a batch, so that the message stays below the broker's 1 MiB."""
 
-ALL_COLUMNS = columns_of(schema("PacketBatch"))
+_DECLARED = columns_of(schema("PacketBatch"))
+NAME_COLUMNS = tuple(c for c in _DECLARED if c.rows in ("name_count", "names_octets"))
+"""Columns of a batch that tells names of flows; others lack them."""
+ALL_COLUMNS = tuple(c for c in _DECLARED if c not in NAME_COLUMNS)
 FLOW_COLUMNS = tuple(c for c in ALL_COLUMNS if c.rows == "flow_count")
 PACKET_COLUMNS = tuple(c for c in ALL_COLUMNS if c.rows == "packet_count")
 COLUMNS = FLOW_COLUMNS + PACKET_COLUMNS
@@ -65,12 +70,40 @@ class Extra(NamedTuple):
 NO_EXTRA = Extra()
 
 
+_NAMES = re.compile(rb"[a-z0-9._-]+(\n[a-z0-9._-]+)*")
+
+
+class NameSource(IntEnum):
+    """Where the name of a flow was found."""
+
+    DNS = 1
+    TLS_SNI = 2
+    QUIC_SNI = 3
+    HTTP_HOST = 4
+
+    @property
+    def text(self) -> str:
+        """Return the source as records spell it."""
+        return self.name.lower()
+
+
+def join_names(names: Sequence[str]) -> NDArray[np.uint8]:
+    """Return names as the column ``names`` holds them."""
+    return np.frombuffer("\n".join(names).encode("ascii"), np.uint8)
+
+
+def split_names(column: Array) -> list[str]:
+    """Return the names that a column ``names`` holds."""
+    text = column.tobytes().decode("ascii")
+    return text.split("\n") if text else []
+
+
 @dataclass(frozen=True)
 class PacketBatch:
     """Packets of one partition's flows; ``columns`` holds COLUMNS by name, and EXTRA_COLUMNS if they are sent.
 
     Flow columns have one row per distinct five-tuple (addresses are (rows, 16) uint8), packet columns one row
-    per packet in the order seen.
+    per packet in the order seen. Where names of flows are told, NAME_COLUMNS are there too.
     """
 
     probe: str
@@ -124,8 +157,18 @@ class PacketBatch:
                 "head_count": len(columns["head_packet"]),
                 "head_bytes": len(columns["head"]),
                 **pack(columns, ALL_COLUMNS),
+                **self._names(),
             },
         )
+
+    def _names(self) -> dict[str, Any]:
+        if "names" not in self.columns:
+            return {"name_count": 0, "names_octets": 0, **{c.name: b"" for c in NAME_COLUMNS}}
+        counts = {
+            "name_count": len(self.columns["name_packet"]),
+            "names_octets": len(self.columns["names"]),
+        }
+        return {**counts, **pack(self.columns, NAME_COLUMNS)}
 
     def sealed(self, sent_time_ns: int) -> PacketBatch:
         """Return the batch with the wall clock at which it leaves the probe."""
@@ -157,6 +200,10 @@ def decode_packet_batch(data: bytes) -> PacketBatch:
     columns = unpack(record, ALL_COLUMNS)
     _check(record, columns)
     _check_extra(record, columns)
+    if record["name_count"] or record["names_octets"]:
+        names = unpack(record, NAME_COLUMNS)
+        _check_names(names, record["packet_count"])
+        columns.update(names)
     return PacketBatch(
         probe=record["probe"],
         observation_point=record["observation_point"],
@@ -212,6 +259,19 @@ def _check_extra(record: dict[str, Any], columns: dict[str, Array]) -> None:
             raise CodecError("heads whose lengths do not add up")
     elif record["head_bytes"]:
         raise CodecError("octets of heads that are not there")
+
+
+def _check_names(columns: dict[str, Array], packets: int) -> None:
+    packet, index, source = columns["name_packet"], columns["name_index"], columns["name_source"]
+    text = columns["names"].tobytes()
+    if not len(packet) or not _NAMES.fullmatch(text):
+        raise CodecError("names that are no host names")
+    if int(packet[-1]) >= packets or (np.diff(packet.astype(np.int64)) < 0).any():
+        raise CodecError("a name for a packet that is not in the batch")
+    if int(index.max()) > text.count(b"\n"):
+        raise CodecError("a packet with a name that is not in the batch")
+    if int(source.min()) < min(NameSource) or int(source.max()) > max(NameSource):
+        raise CodecError("a name from an unknown source")
 
 
 @njit(cache=True, nogil=True)

@@ -26,6 +26,7 @@ from producers.decoder.reasons import (
 )
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
+from producers.names.spots import NOTHING, REST, begins_anew, kind_of, note
 from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS
 
@@ -101,6 +102,8 @@ def decode_frames(
     tcp_sequence, tcp_acknowledgment = out.tcp_sequence, out.tcp_acknowledgment
     head, head_length = out.heads, out.head_length
     wants_tcp, wants_head = len(tcp_sequence) > 0, len(head_length) > 0
+    settled, watched = state.spots.settled, state.spots.watched
+    is_spotting, place_mask = len(state.spots.row) > 0, np.uint64(len(watched) - 1)
     for i in range(count):
         start, time_ns = starts[i], times[i]
         off_the_clock = time_ns < 0 or time_ns > LATEST_NS
@@ -146,6 +149,7 @@ def decode_frames(
         counts[ACCEPTED] += 1
         if off_the_clock:
             counts[CLAMPED_TIMES] += 1
+        sent_ports = ports
         a, b, is_from_b = ip.source, ip.destination, is_reversed(ip.order, ports, protocol)
         if is_from_b:
             a, b, ports = b, a, ((ports & 0xFFFF) << 16) | (ports >> 16)
@@ -161,12 +165,22 @@ def decode_frames(
         port_a[row], port_b[row] = ports >> 16, ports & 0xFFFF
         protocols[row] = protocol
         ip_version[row] = version
-        flow_hash[row] = hash_words(a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, protocol, version)
+        flow = hash_words(a[0], a[1], b[0], b[1], ports >> 16, ports & 0xFFFF, protocol, version)
+        flow_hash[row] = flow
         if wants_tcp:
             numbered = protocol == TCP and ip.part != LATER_FRAGMENT and ip.stop - ip.transport >= 12
             tcp_sequence[row] = u32_big(raw, ip.transport + 4) if numbered else 0
             tcp_acknowledgment[row] = u32_big(raw, ip.transport + 8) if numbered else 0
         if wants_head:
             head_length[row] = copy_head(raw, at, ip.stop, version, head, row)
+        if is_spotting and ip.part == WHOLE:
+            place, payload = flow & place_mask, ip.transport + header - ip.header_octets
+            if begins_anew(protocol, flags) and settled[place] == flow:
+                settled[place] = 0
+            kind = kind_of(raw, payload, ip.stop, protocol, sent_ports)
+            if kind == NOTHING and watched[place] and payload < ip.stop:
+                kind = REST
+            if kind != NOTHING:
+                note(state.spots, kind, row, flow, ip.transport, payload, ip.stop)
         row += 1
     return row

@@ -13,6 +13,7 @@ from producers.columns import PacketColumns, allocate
 from producers.decoder.kernel import writable
 from producers.decoder.reasons import UNKNOWN_LINK_TYPE, DecodeCounters, counters_of
 from producers.decoder.state import allocate_state
+from producers.names.finder import NameFinder
 from producers.sources.pcap import PcapReader, is_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng
 from producers.sources.reader import Reader, need
@@ -26,7 +27,9 @@ STDIN = "-"
 class Capture:
     """An open capture; use it as a context manager. Made by ``open_capture``."""
 
-    def __init__(self, path: str, file: BinaryIO, size: int | None, chunk_octets: int) -> None:
+    def __init__(
+        self, path: str, file: BinaryIO, size: int | None, chunk_octets: int, names: NameFinder | None = None
+    ) -> None:
         self.path = path
         self.name = "standard input" if path == STDIN else path
         self.size = size
@@ -37,6 +40,7 @@ class Capture:
         self._state = allocate_state()
         self._window: Window | None = None
         self._reader = self._open(chunk_octets)
+        self._reader.names = names
 
     def _open(self, chunk_octets: int) -> Reader:
         try:
@@ -60,10 +64,12 @@ class Capture:
             InputError: a link type that cannot be decoded is the only one in the capture, or reading failed.
         """
         columns = allocate(max_packets, extra)
-        target = writable(columns)
+        target, state = writable(columns), self._state
+        if self._reader.names is not None:
+            state = state._replace(spots=self._reader.names.spots(max_packets))
         while not self._reader.at_end:
             try:
-                rows = self._reader.fill(target, self._state)
+                rows = self._reader.fill(target, state)
             except OSError as error:
                 raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
             if rows:
@@ -100,12 +106,13 @@ class Capture:
         self.close()
 
 
-def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS) -> Capture:
+def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, names: NameFinder | None = None) -> Capture:
     """Open a pcap or pcapng capture, plain or compressed with gzip or zstd; the content tells which.
 
     Args:
         path: a file or a named pipe; ``-`` is standard input.
         chunk_octets: bytes held in memory at a time, or one record where that is larger.
+        names: finds the names that packets tell; after each block it has those of its rows. None: nobody looks.
 
     Raises:
         InputError: it is missing, unreadable, empty, no capture, or its link type is not supported.
@@ -114,7 +121,7 @@ def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS) -> Capture:
         if sys.stdin is None:
             raise InputError("standard input: is closed")
         file = sys.stdin.buffer
-        return Capture(path, getattr(file, "raw", file), None, chunk_octets)
+        return Capture(path, getattr(file, "raw", file), None, chunk_octets, names)
     try:
         opened = Path(path).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
@@ -122,7 +129,7 @@ def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS) -> Capture:
     status = Path(path).stat()
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     try:
-        return Capture(path, opened, size, chunk_octets)  # type: ignore[arg-type]
+        return Capture(path, opened, size, chunk_octets, names)  # type: ignore[arg-type]
     except BaseException:
         opened.close()
         raise

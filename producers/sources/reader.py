@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from producers.columns import PacketColumns
 from producers.decoder.reasons import counters_of
 from producers.decoder.state import DecodeState
+from producers.names.finder import NameFinder
 from producers.sources.window import CorruptStream, Window
 
 MAX_CAPTURED = 262_144
@@ -26,6 +27,8 @@ class Reader(ABC):
         """Whether nothing can follow."""
         self.warning = ""
         """What is wrong with the capture's end; empty where nothing is."""
+        self.names: NameFinder | None = None
+        """Who reads the packets that may tell a name, while their bytes are in the window."""
 
     def fill(self, columns: PacketColumns, state: DecodeState) -> int:
         """Write packets into the columns (``writable`` ones) until they are full; return how many.
@@ -35,6 +38,8 @@ class Reader(ABC):
         window, row = self.window, 0
         while not self.at_end:
             row, stopped = self._decode(columns, row, state)
+            if self.names is not None and state.spots.count[0]:
+                self.names.read(window.raw, columns)
             if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):
                 break
             if stopped == ABSURD:

@@ -1,0 +1,119 @@
+"""Which packets may tell a name: a look at a payload's first bytes, compiled into the decoder.
+
+The decoder notes such packets here; ``producers.names.finder`` reads them afterwards. A flow that has told its
+name, or is known not to, is not looked at again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from producers.decoder.octets import u8, u16_big, u32_big
+from schemas.flow_key import TCP, UDP
+
+NOTHING, TLS, QUIC, HTTP, DNS, DNS_OVER_TCP, REST = 0, 1, 2, 3, 4, 5, 6
+"""What a payload looks like; REST is any payload of a flow whose name is waited for."""
+
+_DNS_PORT = 53
+_SYN_ACK, _SYN = 0x12, 0x02
+_GET, _POST, _HEAD, _PUT, _DELE, _OPTI, _PATC = (
+    int.from_bytes(word, "big") for word in (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC")
+)
+_FLOWS = 1 << 16
+_FLOW_MASK = np.uint64(_FLOWS - 1)
+
+
+class Spots(NamedTuple):
+    """The packets noted since the list was last emptied, and what is known of flows."""
+
+    count: NDArray[np.int64]
+    """(1,) packets noted."""
+    row: NDArray[np.int64]
+    """Row of the packet's columns; this and the next four have room for all rows of a block, or for none."""
+    kind: NDArray[np.uint8]
+    transport: NDArray[np.int64]
+    """Index of the transport header in the buffer of frames."""
+    payload: NDArray[np.int64]
+    """Index of the payload."""
+    stop: NDArray[np.int64]
+    """Index after the last captured byte."""
+    settled: NDArray[np.uint64]
+    """(65536,) by the last bits of the flow hash: the hash of a flow that needs no look any more."""
+    watched: NDArray[np.uint8]
+    """(65536,) by the same bits: how many flows wait for more of their bytes (255: that or more)."""
+
+
+def allocate_spots(rows: int, settled: NDArray[np.uint64] | None = None) -> Spots:
+    """Return an empty list with room for ``rows`` packets; 0 rows: nothing is looked for."""
+    flows = _FLOWS if rows else 1
+    return Spots(
+        np.zeros(1, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.uint8),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(flows, np.uint64) if settled is None else settled,
+        np.zeros(flows, np.uint8),
+    )
+
+
+def place_of(flow_hash: int) -> int:
+    """Return a flow's place in ``settled`` and ``watched``."""
+    return flow_hash & (_FLOWS - 1)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def kind_of(raw: NDArray[np.uint8], at: int, stop: int, protocol: int, ports: int) -> int:
+    """Return what the payload in ``raw[at:stop]`` looks like.
+
+    ``ports`` are source port << 16 | destination port.
+    """
+    if protocol == TCP:
+        if stop - at < 1:
+            return NOTHING
+        if ports >> 16 == _DNS_PORT:
+            return DNS_OVER_TCP
+        first = u8(raw, at)
+        if first == 22:
+            # A ClientHello, or too short a piece to tell.
+            return TLS if stop - at < 6 or (u8(raw, at + 1) == 3 and u8(raw, at + 5) == 1) else NOTHING
+        if stop - at >= 4 and 68 <= first <= 80:
+            word = u32_big(raw, at)
+            if word in (_GET, _POST, _HEAD, _PUT, _DELE, _OPTI, _PATC):
+                return HTTP
+        return NOTHING
+    if protocol == UDP:
+        if ports >> 16 == _DNS_PORT:
+            # An answer, and one with answers in it.
+            is_answer = stop - at > 12 and u8(raw, at + 2) & 0x80 and u16_big(raw, at + 6)
+            return DNS if is_answer else NOTHING
+        if stop - at > 24 and u8(raw, at) & 0xC0 == 0xC0:
+            kind, version = u8(raw, at) & 0x30, u32_big(raw, at + 1)
+            if (version == 1 and kind == 0) or (version == 0x6B3343CF and kind == 0x10):
+                return QUIC
+    return NOTHING
+
+
+@njit(cache=True, nogil=True)
+def note(
+    spots: Spots, kind: int, row: int, flow_hash: np.uint64, transport: int, payload: int, stop: int
+) -> None:
+    """Note a packet for the finder, unless its flow needs no look any more."""
+    place = flow_hash & _FLOW_MASK
+    if kind != DNS and kind != DNS_OVER_TCP and spots.settled[place] == flow_hash:
+        return
+    n = spots.count[0]
+    spots.count[0] = n + 1
+    spots.row[n], spots.kind[n] = row, kind
+    spots.transport[n], spots.payload[n], spots.stop[n] = transport, payload, stop
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def begins_anew(protocol: int, flags: int) -> bool:
+    """Return whether a packet asks for a new connection: its ports' former one tells nothing about it."""
+    return protocol == TCP and flags & _SYN_ACK == _SYN
