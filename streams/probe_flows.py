@@ -59,6 +59,7 @@ def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
     views = {
         name: _readonly(column.view(np.uint64) if name.startswith("address_") else column)
         for name, column in with_extra(columns).items()
+        if name in BatchColumns._fields
     }
     return BatchColumns(**views)
 

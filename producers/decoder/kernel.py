@@ -181,6 +181,6 @@ def decode_frames(
             if kind == NOTHING and watched[place] and payload < ip.stop:
                 kind = REST
             if kind != NOTHING:
-                note(state.spots, kind, row, flow, ip.transport, payload, ip.stop)
+                note(state.spots, raw, kind, row, flow, ip.transport, payload, ip.stop)
         row += 1
     return row

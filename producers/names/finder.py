@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from producers.columns import PacketColumns
 from producers.names.dns import DnsAnswer, parse_answer
 from producers.names.http import MAX_REQUEST, name_in_request
-from producers.names.spots import DNS, DNS_OVER_TCP, HTTP, QUIC, REST, TLS, Spots, allocate_spots, place_of
+from producers.names.spots import (
+    DNS,
+    DNS_OVER_TCP,
+    HTTP,
+    QUIC,
+    REST,
+    TLS,
+    WATCH,
+    Spots,
+    allocate_spots,
+    place_of,
+)
 from producers.names.text import Verdict
 from producers.names.tls import MAX_HELLO, name_in_stream
 from schemas.packets import NameSource
@@ -110,6 +121,8 @@ class NameFinder:
         self._spots = allocate_spots(1)
         self._waiting: OrderedDict[_Key, _Waiting] = OrderedDict()
         self._events: list[Event] = []
+        self._settled_by: dict[_Key, int] = {}
+        """Sequence number of the packet by which a flow began to be followed, within one ``read``."""
 
     def spots(self, rows: int) -> Spots:
         """Return the list for a decoder whose blocks have that many rows."""
@@ -131,21 +144,24 @@ class NameFinder:
     def read(self, raw: NDArray[np.uint8], columns: PacketColumns) -> None:
         """Read the packets noted while frames in ``raw`` were decoded into ``columns``, and empty the list."""
         spots = self._spots
-        for n in range(int(spots.count[0])):
+        for n in range(int(spots.noted[0])):
             row, kind = int(spots.row[n]), int(spots.kind[n])
             payload = raw[int(spots.payload[n]) : int(spots.stop[n])].tobytes()
             if kind == DNS:
                 self._answer(columns, row, payload)
                 continue
             key = int(columns.flow_hash[row]), int(columns.direction[row])
-            if int(spots.settled[place_of(key[0])]) == key[0] and kind != DNS_OVER_TCP:
-                continue
             at = int(spots.transport[n])
             sequence = int.from_bytes(raw[at + 4 : at + 8].tobytes(), "big")
             # A SYN takes a number of its own, before the data that may come with it (RFC 7413).
             sequence += int(columns.tcp_flags[row]) >> 1 & 1
+            is_settled = int(spots.settled[place_of(key[0])]) == key[0] and kind != DNS_OVER_TCP
+            # Settled since the decoder noted this packet; another hello is one of another connection.
+            if is_settled and (kind != TLS or self._settled_by.get(key, sequence) == sequence):
+                continue
             self._follow(columns, row, kind, key, sequence & 0xFFFFFFFF, payload)
-        spots.count[0] = 0
+        self._settled_by.clear()
+        spots.noted[0] = 0
 
     def _follow(
         self, columns: PacketColumns, row: int, kind: int, key: _Key, sequence: int, payload: bytes
@@ -157,12 +173,15 @@ class NameFinder:
             if kind == REST or (kind == QUIC and (key[0], 1 - key[1]) in self._waiting):
                 return
             waiting = self._begin(kind, key, sequence)
+            self._settled_by[key] = sequence
         waiting.packets[0] += 1
         if waiting.kind == DNS_OVER_TCP:
             self._dns_stream(columns, row, key, waiting, sequence, payload)
             return
         name, source = self._look(waiting, sequence, payload)
         if name is Verdict.MORE and waiting.packets[0] < _MAX_PACKETS:
+            if kind != QUIC:
+                self._spots.watched[place_of(key[0])] = WATCH
             return
         self._end(key, settled=True)
         if isinstance(name, str):
@@ -189,18 +208,12 @@ class NameFinder:
         else:
             flow = _Stream(sequence, _MAX_DNS if kind == DNS_OVER_TCP else _READERS[kind][2])
         waiting = self._waiting[key] = _Waiting(kind, flow, [0])
-        watched, place = self._spots.watched, place_of(key[0])
-        if watched[place] < 255:
-            watched[place] += 1
         return waiting
 
     def _end(self, key: _Key, *, settled: bool) -> None:
         del self._waiting[key]
         place = place_of(key[0])
-        watched = self._spots.watched
-        # A count that was full stays: then a few packets more are looked at.
-        if 0 < watched[place] < 255:
-            watched[place] -= 1
+        self._spots.watched[place] = 0
         if settled:
             self._spots.settled[place] = key[0]
 

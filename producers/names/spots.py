@@ -23,6 +23,8 @@ _SYN_ACK, _SYN = 0x12, 0x02
 _GET, _POST, _HEAD, _PUT, _DELE, _OPTI, _PATC = (
     int.from_bytes(word, "big") for word in (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC")
 )
+WATCH = 32
+"""Packets noted after one that tells the beginning of a name, both directions counted."""
 _FLOWS = 1 << 16
 _FLOW_MASK = np.uint64(_FLOWS - 1)
 
@@ -30,8 +32,8 @@ _FLOW_MASK = np.uint64(_FLOWS - 1)
 class Spots(NamedTuple):
     """The packets noted since the list was last emptied, and what is known of flows."""
 
-    count: NDArray[np.int64]
-    """(1,) packets noted."""
+    noted: NDArray[np.int64]
+    """(1,) how many."""
     row: NDArray[np.int64]
     """Row of the packet's columns; this and the next four have room for all rows of a block, or for none."""
     kind: NDArray[np.uint8]
@@ -44,7 +46,8 @@ class Spots(NamedTuple):
     settled: NDArray[np.uint64]
     """(65536,) by the last bits of the flow hash: the hash of a flow that needs no look any more."""
     watched: NDArray[np.uint8]
-    """(65536,) by the same bits: how many flows wait for more of their bytes (255: that or more)."""
+    """(65536,) by the same bits: how many packets more are noted whatever they look like, since what a flow tells
+    goes on in them."""
 
 
 def allocate_spots(rows: int, settled: NDArray[np.uint64] | None = None) -> Spots:
@@ -100,15 +103,37 @@ def kind_of(raw: NDArray[np.uint8], at: int, stop: int, protocol: int, ports: in
 
 
 @njit(cache=True, nogil=True)
+def goes_on(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> bool:
+    """Return whether what the payload in ``raw[at:stop]`` begins to tell seems to go on in later packets."""
+    if kind == TLS:
+        if stop - at < 9:
+            return True
+        return stop - at < 9 + ((u8(raw, at + 6) << 16) | u16_big(raw, at + 7))
+    return kind == HTTP and u16_big(raw, stop - 2) != 0x0D0A
+
+
+@njit(cache=True, nogil=True)
 def note(
-    spots: Spots, kind: int, row: int, flow_hash: np.uint64, transport: int, payload: int, stop: int
+    spots: Spots,
+    raw: NDArray[np.uint8],
+    kind: int,
+    row: int,
+    flow_hash: np.uint64,
+    transport: int,
+    payload: int,
+    stop: int,
 ) -> None:
     """Note a packet for the finder, unless its flow needs no look any more."""
     place = flow_hash & _FLOW_MASK
-    if kind != DNS and kind != DNS_OVER_TCP and spots.settled[place] == flow_hash:
-        return
-    n = spots.count[0]
-    spots.count[0] = n + 1
+    if kind != DNS and kind != DNS_OVER_TCP:
+        if spots.settled[place] == flow_hash:
+            return
+        if kind == REST:
+            spots.watched[place] -= 1
+        elif goes_on(raw, payload, stop, kind):
+            spots.watched[place] = WATCH
+    n = spots.noted[0]
+    spots.noted[0] = n + 1
     spots.row[n], spots.kind[n] = row, kind
     spots.transport[n], spots.payload[n], spots.stop[n] = transport, payload, stop
 

@@ -38,7 +38,7 @@ class Reader(ABC):
         window, row = self.window, 0
         while not self.at_end:
             row, stopped = self._decode(columns, row, state)
-            if self.names is not None and state.spots.count[0]:
+            if self.names is not None and state.spots.noted[0]:
                 self.names.read(window.raw, columns)
             if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):
                 break

@@ -10,6 +10,7 @@ import numpy as np
 from schemas.codec import NAMES, encode, schema
 from schemas.columns import columns_of, unpack
 from schemas.features import ROW_COLUMNS, FeatureBatch
+from schemas.packets import join_names
 from schemas.payloads import PayloadBatch
 from tests.streams.made import FIN, FLOWS, SYN, Made, batch
 
@@ -24,6 +25,12 @@ def packet_batch() -> bytes:
         Made(TIME_NS + 3_000_000, FLOWS[2], 0, 2**32 - 1, FIN, 80, 1, 255),
     ]
     made = batch(packets, 41, probe="gateway-ö", epoch=TIME_NS - 10**9, partition=3, observation_point="eth0")
+    made.columns.update(
+        names=join_names(["video.example", "www.example.org"]),
+        name_packet=np.array([1, 1, 3], "<u2"),
+        name_index=np.array([1, 0, 1], "<u2"),
+        name_source=np.array([1, 2, 1], "u1"),
+    )
     return made.sealed(TIME_NS + 5_000_000).encode()
 
 

@@ -23,6 +23,8 @@ from schemas.packets import (
     PacketBatch,
     decode_packet_batch,
     empty_columns,
+    join_names,
+    split_names,
 )
 from tests.schemas.messages import message
 from tests.streams.made import FLOWS, Flow, Made
@@ -234,3 +236,47 @@ def test_any_packets_survive_the_bus(rows: int, seed: int) -> None:
     columns = made_columns(packets)
     back = decode_packet_batch(PacketBatch("p", 1, 0, 1, 0, 0, columns).encode())
     assert all(np.array_equal(back.columns[n], columns[n]) for n in columns)
+
+
+def named(**changed: Any) -> PacketBatch:
+    columns = {
+        **made_columns([Made(1), Made(2)]),
+        "names": join_names(["a.example", "b.example"]),
+        "name_packet": np.array([0, 1], "<u2"),
+        "name_index": np.array([1, 0], "<u2"),
+        "name_source": np.array([1, 4], "u1"),
+        **changed,
+    }
+    return PacketBatch("p", 1, 0, 1, 0, 0, columns)
+
+
+def test_names_cross_the_wire() -> None:
+    columns = decode_packet_batch(named().encode()).columns
+    assert split_names(columns["names"]) == ["a.example", "b.example"]
+    assert columns["name_index"].tolist() == [1, 0]
+
+
+def test_a_batch_without_names_has_no_columns_of_them() -> None:
+    plain = PacketBatch("p", 1, 0, 1, 0, 0, made_columns([Made(1)]))
+    assert "names" not in decode_packet_batch(plain.encode()).columns
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"names": join_names(["a b", "c"])},
+        {"names": np.frombuffer(b"a\xff", np.uint8)},
+        {"names": np.frombuffer(b'a"\nb', np.uint8)},
+        {"names": np.empty(0, np.uint8)},
+        {"name_packet": np.array([0, 2], "<u2")},
+        {"name_packet": np.array([1, 0], "<u2")},
+        {"name_index": np.array([1, 2], "<u2")},
+        {"name_source": np.array([1, 5], "u1")},
+        {"name_source": np.array([0, 1], "u1")},
+        {"name_source": np.array([1], "u1")},
+        {n: np.empty(0, "<u2") for n in ("name_packet", "name_index", "name_source")},
+    ],
+)
+def test_names_that_do_not_fit_the_batch(changed: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        decode_packet_batch(named(**changed).encode())
