@@ -1,0 +1,174 @@
+"""``PacketPrediction`` and ``Prediction`` records, made from the rows of a payload batch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import Array
+from schemas.community_id import address_text, community_id
+from schemas.payloads import PayloadBatch
+
+REPRESENTATION = "packet"
+"""What a flow's vote was predicted on, in ``predictions.flow``."""
+
+_address_text = lru_cache(maxsize=1 << 14)(address_text)
+_MOST = 2**31 - 1
+"""Largest number of a packet that a record's field holds."""
+_pack = struct.Struct("<QIq").pack
+
+
+def prediction_id(model: str, flow_id: int, packet_number: int) -> str:
+    """Return the id of what a model says about a packet of a flow, and about the flow at that packet.
+
+    The same whenever the same model answers the same packet, whatever its version. It is formed like those of
+    other predictions: of (flow, model, representation, depth, interval).
+    """
+    digest = _id_head(model).copy()
+    digest.update(_pack(flow_id, packet_number, 0))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _id_head(model: str) -> Any:
+    return blake2b(f"{model}\0{REPRESENTATION}\0".encode(), digest_size=8)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a payload batch went through the agent, wall clock in ns since the epoch."""
+
+    received_ns: int
+    begun_ns: int
+    """When the model began with it."""
+    made_ns: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The packets of a payload batch with their answers."""
+
+    batch: PayloadBatch
+    model: tuple[str, str]
+    """Name and version."""
+    classes: Sequence[str]
+    probabilities: NDArray[np.float32]
+    """(packets, classes)"""
+    timing: Timing
+
+    @cached_property
+    def flows(self) -> list[dict[str, Any]]:
+        """What the records of a flow share, for each row of the flow directory."""
+        columns = self.batch.columns
+        turned = columns["first_direction"] == 1
+        source, destination = _turned(columns["address_a"], columns["address_b"], turned)
+        source_port, destination_port = _turned(columns["port_a"], columns["port_b"], turned)
+        return [
+            {
+                "flow_id": f"{flow_id:016x}",
+                "probe": self.batch.probe,
+                "source_address": _address_text(source[i].tobytes(), version),
+                "destination_address": _address_text(destination[i].tobytes(), version),
+                "source_port": int(source_port[i]),
+                "destination_port": int(destination_port[i]),
+                "protocol": protocol,
+                "start_ns": start_ns,
+                "model": self.model[0],
+                "model_version": self.model[1],
+                "replayed": self.batch.replayed,
+                "probe_time_ns": self.batch.sent_time_ns,
+            }
+            for i, (flow_id, version, protocol, start_ns) in enumerate(
+                zip(
+                    columns["flow_id"].tolist(),
+                    columns["ip_version"].tolist(),
+                    columns["protocol"].tolist(),
+                    columns["start_ns"].tolist(),
+                    strict=True,
+                )
+            )
+        ]
+
+    def packet_records(self, with_probabilities: bool) -> list[dict[str, Any]]:
+        """Return a ``PacketPrediction`` for each packet. Clocks may differ: no stage time is negative."""
+        columns, timing, flows, classes = self.batch.columns, self.timing, self.flows, self.classes
+        name = self.model[0]
+        flow_ids = columns["flow_id"].tolist()
+        best = self.probabilities.argmax(axis=1)
+        confidence = np.take_along_axis(self.probabilities, best[:, None], axis=1)[:, 0]
+        index = columns["flow_index"]
+        shared = {
+            "schema_version": 1,
+            "bus_to_model_ns": max(0, timing.received_ns - self.batch.sent_time_ns),
+            "queue_ns": max(0, timing.begun_ns - timing.received_ns),
+            "model_ns": max(0, timing.made_ns - timing.begun_ns),
+        }
+        records = [
+            {
+                **flows[flow],
+                **shared,
+                "prediction_id": prediction_id(name, flow_ids[flow], number),
+                "packet_number": number,
+                "reversed": away,
+                "event_time_ns": time_ns,
+                "octets": octets,
+                "label": classes[label],
+                "confidence": sure,
+            }
+            for flow, number, away, time_ns, octets, label, sure in zip(
+                index.tolist(),
+                np.minimum(columns["packet_number"], _MOST).tolist(),
+                (columns["direction"] != columns["first_direction"][index]).tolist(),
+                columns["time_ns"].tolist(),
+                columns["octets"].tolist(),
+                best.tolist(),
+                confidence.tolist(),
+                strict=True,
+            )
+        ]
+        if with_probabilities:
+            for record, row in zip(records, self.probabilities.tolist(), strict=True):
+                record["probabilities"] = dict(zip(classes, row, strict=True))
+        return records
+
+    def vote_record(self, flow: int, last_row: int, label: int, confidence: float) -> dict[str, Any]:
+        """Return a ``Prediction`` about a flow of the directory, as its packets up to ``last_row`` have it."""
+        columns, timing = self.batch.columns, self.timing
+        number = min(int(columns["packet_number"][last_row]), _MOST)
+        return {
+            **self.flows[flow],
+            "schema_version": 1,
+            "prediction_id": prediction_id(self.model[0], int(columns["flow_id"][flow]), number),
+            "community_id": community_id(
+                columns["address_a"][flow].tobytes(),
+                columns["address_b"][flow].tobytes(),
+                int(columns["port_a"][flow]),
+                int(columns["port_b"][flow]),
+                int(columns["protocol"][flow]),
+                int(columns["ip_version"][flow]),
+            ),
+            "event_time_ns": int(columns["time_ns"][last_row]),
+            "representation": REPRESENTATION,
+            "depth": number,
+            "flow_end_reason": 0,
+            "label": self.classes[label],
+            "confidence": confidence,
+            # A payload goes straight from the probe to the model.
+            "bus_to_flows_ns": 0,
+            "flows_ns": 0,
+            "bus_to_model_ns": max(0, timing.received_ns - self.batch.sent_time_ns),
+            "model_ns": max(0, timing.made_ns - timing.received_ns),
+        }
+
+
+def _turned(a: Array, b: Array, turned: Array) -> tuple[Array, Array]:
+    """Return (source, destination) of endpoints a and b: where ``turned``, b is the source."""
+    where = turned.reshape(-1, *[1] * (a.ndim - 1))
+    return np.where(where, b, a), np.where(where, a, b)

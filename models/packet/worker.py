@@ -1,0 +1,89 @@
+"""Starts a worker of a packet model: waits for a model to be live, then runs the agent in Faust."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from models.packet.agent import INPUT_TOPICS, PacketModelAgent
+from models.packet.config import PacketModelSettings
+from models.packet.library import Library
+from models.packet.live import LiveModel
+from models.packet.runtime import PacketModel
+from producers.bus import BusProducer
+from producers.config import BusSettings, topic_name
+from schemas.topics import (
+    DEAD_LETTERS,
+    MODELS,
+    PREDICTIONS_FLOW,
+    PREDICTIONS_PACKET,
+    TELEMETRY_COST,
+)
+from streams.faust_app import Runner
+
+log = logging.getLogger("flowgauge")
+
+_POLL_S = 0.1
+_PATIENCE_S = 1.0
+"""How long the first model may take before anything is said about it."""
+
+REQUIRED = (
+    *((name, True) for name in (*INPUT_TOPICS, PREDICTIONS_PACKET, PREDICTIONS_FLOW)),
+    *((name, False) for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST)),
+)
+"""(plain name, whether it is split like packets) of every topic that the worker touches."""
+
+
+def run_worker(
+    settings: PacketModelSettings,
+    bus: BusSettings,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None = None,
+) -> tuple[int, Counter[str]]:
+    """Run a packet model worker until it is stopped; return (exit code, counters).
+
+    ``stop`` ends the wait for a first model; once there is one, signals do. While there is none the payloads wait on
+    the bus, for the worker is not in its group yet.
+
+    Raises:
+        BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
+        SettingsError: ONNX Runtime is not installed.
+    """
+    # Each model has readers of its own: in one group, two models would each get half of the payloads.
+    settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
+    sink = BusProducer(bus)
+    if not sink.connect(stop=stop, on_wait=on_wait):
+        return 0, Counter()
+    for name, by_flow in REQUIRED:
+        sink.require(topic_name(bus, name), bus.partitions if by_flow else None)
+    with LiveModel(settings, bus) as live:
+        model = _first_model(live, settings, stop)
+        if model is None:
+            return 0, Counter()
+        agent = PacketModelAgent(settings, bus, sink, model, live)
+        code = Runner(agent, INPUT_TOPICS, bus, settings).run()
+    return code, agent.counts()
+
+
+def _first_model(live: LiveModel, settings: PacketModelSettings, stop: threading.Event) -> PacketModel | None:
+    """Wait for a model that can be used; None where the worker is stopped before."""
+    waited_s, told = 0.0, False
+    while not stop.is_set():
+        change = live.poll()
+        if change is not None and change.model is not None:
+            return change.model
+        if change is not None:
+            log.error("model %s is refused: %s", change.title, change.problem)
+        if not told and (change is not None or waited_s >= _PATIENCE_S):
+            told = True
+            log.warning(
+                "no usable version of the model %s is live yet (library %s): payloads wait on the bus; "
+                "flowgauge packet-models publish makes one live",
+                settings.name,
+                Library(settings.library).root,
+            )
+        stop.wait(_POLL_S)
+        waited_s += _POLL_S
+    return None
