@@ -18,6 +18,7 @@ from flowgauge.commands import (
     label,
     labels,
     models,
+    packet_models,
     replay,
     streams,
     tail,
@@ -50,6 +51,7 @@ app.command("topics")(topics.command)
 app.command("costs")(costs.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
+app.add_typer(packet_models.app, name="packet-models")
 app.add_typer(broker.app, name="broker")
 
 

@@ -28,6 +28,7 @@ SECTIONS: dict[str, str] = {
     "replay": "producers.config:ReplaySettings",
     "streams": "streams.config:StreamsSettings",
     "models": "models.online.config:OnlineSettings",
+    "packet_models": "models.packet.config:PacketModelSettings",
 }
 """Section of the settings file to the class that declares it, as ``module:class``."""
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "replay",
     "streams",
     "models",
+    "packet-models",
     "flows",
     "label",
     "labels",

@@ -1,0 +1,197 @@
+"""``flowgauge packet-models``: classifiers of single packets, published and served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+app = typer.Typer(
+    help="Publish and serve models that classify single packets, from the first octets of their payload.",
+    no_args_is_help=True,
+)
+Library = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Folder of published models (packet_models.library)."),
+]
+Title = Annotated[
+    str, typer.Argument(metavar="NAME[/VERSION]", help="A published model; without a version the newest.")
+]
+
+
+@app.command("serve")
+def serve(
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the model to serve (packet_models.name)."),
+    ] = None,
+    library: Library = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda", help="Where the model runs (packet_models.device).")
+    ] = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Run a worker: payloads in, a prediction for each packet and flow out, until Ctrl-C or SIGTERM.
+
+    It serves the version that the topic models says is live, and goes over to another as soon as one is
+    published, without a restart and without losing a packet. A version that cannot be used is refused, with the
+    reason on stderr, and the one before goes on serving. While there is none the payloads wait on the bus.
+    """
+    from flowgauge.framing import start_framing
+    from flowgauge.interrupt import stopping
+    from flowgauge.settings import load
+    from flowgauge.workers import log_to_stderr, show_counters, waiting
+    from models.packet.config import PacketModelSettings
+    from models.packet.worker import run_worker
+    from producers.config import BusSettings
+
+    given = {
+        "bus.bootstrap": bus,
+        "packet_models.name": name,
+        "packet_models.library": library,
+        "packet_models.device": device,
+    }
+    effective = load(config, given, settings or ())
+    start_framing(effective)
+    log_to_stderr()
+    chosen = effective.get("packet_models", PacketModelSettings)
+    with stopping() as stop:
+        code, counters = run_worker(chosen, effective.get("bus", BusSettings), stop.event, waiting)
+    show_counters("packet-models", counters, as_json)
+    # SIGTERM is how a supervisor stops a worker: 0, as for the other workers.
+    return code or (stop.exit_code if stop.exit_code == 130 else 0)
+
+
+@app.command("publish")
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder: model.onnx and card.json.")],
+    library: Library = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Put a model into the library and make it live: every worker of its name goes over to it.
+
+    The model is tried out first; one that cannot be used is not published. To go back to an older version,
+    publish its folder in the library again.
+    """
+    from flowgauge.framing import start_framing
+    from flowgauge.settings import load
+    from models.packet.announce import announce
+    from models.packet.config import PacketModelSettings
+    from models.packet.library import Library
+    from models.packet.runtime import open_model
+    from producers.bus import BusProducer
+    from producers.config import BusSettings, topic_name
+    from schemas.topics import MODELS
+
+    effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
+    start_framing(effective)
+    to, bus_settings = (
+        Library(effective.get("packet_models", PacketModelSettings).library),
+        effective.get("bus", BusSettings),
+    )
+    open_model(folder)
+    sink = BusProducer(bus_settings)
+    sink.connect()
+    sink.require(topic_name(bus_settings, MODELS))
+    card = to.add(folder)
+    where = to.folder(card.name, card.version)
+    announce(card, where, bus_settings, sink)
+    if as_json:
+        typer.echo(json.dumps({"name": card.name, "version": card.version, "folder": str(where)}))
+    else:
+        typer.echo(f"{card.title} is live: {where}")
+    return 0
+
+
+@app.command("list")
+def show_list(
+    library: Library = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """List the published models, and which version of each is live by the topic models."""
+    from flowgauge.framing import start_framing
+    from flowgauge.packet_models import published
+    from flowgauge.settings import load
+
+    effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
+    start_framing(effective)
+    found = published(effective)
+    if as_json:
+        typer.echo(json.dumps({"models": found}))
+        return 0
+    if not found:
+        typer.echo("no model is published")
+    for model in found:
+        typer.echo(
+            f"{'live' if model['live'] else '':<5} {model['name']}/{model['version']}  {model['kind']}, "
+            f"{model['parameters']:,} parameters, {model['classes']} classes{model['note']}"
+        )
+    return 0
+
+
+@app.command("show")
+def show(
+    title: Title,
+    library: Library = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+) -> int:
+    """Print the card of a published model, as JSON."""
+    from flowgauge.settings import load
+    from models.packet.card import read_card
+    from models.packet.config import PacketModelSettings
+    from models.packet.library import Library
+
+    effective = load(config, {"packet_models.library": library}, settings or ())
+    where = Library(effective.get("packet_models", PacketModelSettings).library).find(title)
+    typer.echo(json.dumps(read_card(where).model_dump(mode="json"), indent=2, ensure_ascii=False))
+    return 0
+
+
+@app.command("quantize")
+def quantize(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder: model.onnx and card.json.")],
+    dataset: Annotated[
+        Path, typer.Option("--data", metavar="DATASET", help="Data set whose test packets decide.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where NAME/VERSION-int8 is written.")
+    ] = Path("models"),
+    split: Annotated[
+        str, typer.Option(metavar="random|flow|capture", help="Split of the data set.")
+    ] = "flow",
+    max_loss: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Most accuracy given up, in percentage points.")
+    ] = 0.5,
+    as_json: options.Json = False,
+) -> int:
+    """Make an int8 version of a model: a quarter of its size, and faster the larger it is.
+
+    Both are scored on the data set's test packets, and the card says what that gave. Where the loss of accuracy is
+    larger than allowed nothing is written, and the exit code is 1.
+    """
+    from flowgauge.outcome import FAILED, tell
+    from models.packet.quantize import quantize_model
+
+    made = quantize_model(folder, dataset, split, out, max_loss / 100)
+    if as_json:
+        typer.echo(json.dumps(made.as_dict()))
+    else:
+        typer.echo(made.text())
+    if made.folder is None:
+        tell(f"flowgauge: the loss is more than {max_loss:g} points: nothing is written")
+        return FAILED
+    return 0
