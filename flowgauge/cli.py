@@ -14,6 +14,7 @@ from flowgauge.commands import (
     check,
     costs,
     demo,
+    feature,
     flows,
     label,
     labels,
@@ -52,6 +53,7 @@ app.command("costs")(costs.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")
+app.add_typer(feature.app, name="feature")
 app.add_typer(broker.app, name="broker")
 
 

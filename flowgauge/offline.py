@@ -35,7 +35,7 @@ def run(
     with ExitStack() as stack:
         on_batch: Callable[[FeatureBatch], None] = largest.add
         if output is not None:
-            names = resolve(settings.representations)[0].names
+            names = resolve(settings.representations, settings.feature_files)[0].names
             on_batch = stack.enter_context(open_writer(output, names)).write
         summary = run_offline(
             captures,

@@ -16,4 +16,5 @@ def wanted_columns(effective: Effective) -> Extra:
         SettingsError: a representation names a feature that there is not.
     """
     chosen = effective.get("packets", PacketsSettings).extra
-    return chosen.with_(needed_columns(resolve(effective.get("streams", StreamsSettings).representations)))
+    streams = effective.get("streams", StreamsSettings)
+    return chosen.with_(needed_columns(resolve(streams.representations, streams.feature_files)))

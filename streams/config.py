@@ -127,6 +127,11 @@ class StreamsSettings(WorkerSettings):
         le=1 << 26,
         description="Most open flows per probe and partition; beyond, the longest silent of a few is evicted.",
     )
+    feature_files: tuple[str, ...] = Field(
+        default=(),
+        description="Python files with features of your own; representations name them like the others. "
+        "`flowgauge feature new` writes one to start from.",
+    )
     representations: tuple[RepresentationSettings, ...] = Field(
         default=DEFAULT_REPRESENTATIONS,
         min_length=1,

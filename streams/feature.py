@@ -96,6 +96,8 @@ class Feature:
     """How the columns are computed, for the documentation."""
     reference: str = ""
     """Where the definition comes from."""
+    kept: tuple[str, ...] = ()
+    """Fields of the state that live on when a window closes; the others begin anew at 0."""
     needs: Callable[[int], Extra] = nothing_extra
     """Packet columns that the feature needs beyond the usual ones, for a depth. One that needs heads has
     ``update_head(state, packet, heads, start, stop)`` beside or instead of ``update``."""

@@ -36,7 +36,7 @@ class Plan:
     def __init__(self, settings: StreamsSettings) -> None:
         """Compile (or load from the cache) the kernel; raises SettingsError for an unknown feature."""
         self.settings = settings
-        self.representations = resolve(settings.representations)
+        self.representations = resolve(settings.representations, settings.feature_files)
         self.needs = needed_columns(self.representations)
         """Packet columns that the features need beyond the usual ones."""
         self.row_dtype = row_dtype(self.representations)

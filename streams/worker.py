@@ -35,7 +35,7 @@ def run_worker(
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
         SettingsError: an unknown feature.
     """
-    resolve(settings.representations)
+    resolve(settings.representations, settings.feature_files)
     sink = BusProducer(bus)
     sink.connect(on_wait=on_wait)
     _check_topics(sink, settings, bus)

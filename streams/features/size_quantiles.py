@@ -1,0 +1,46 @@
+"""Quantiles of the packet length, both directions, from a histogram of fixed size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from streams.feature import Feature, FeatureColumn, Packet, Totals
+from streams.sketch import bin_of, quantile
+
+BINS = 68
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+FEATURE = Feature(
+    name="size_quantiles",
+    level="network",
+    doc="Quantiles of the packet length, to within an eighth of the value.",
+    formula="the middle of the first bin at which the share of the packets is reached; four bins to an octave; "
+    "65,535 octets and beyond share the last bin",
+    reference="After DDSketch (Masson, Rim, Lee, VLDB 12(12), 2019)",
+    state=lambda depth: [("counts", "u4", (BINS,))],
+    columns=lambda depth: [
+        FeatureColumn(
+            f"octets_p{round(100 * share)}",
+            "octets",
+            f"{share:.0%} of the packets are as long or shorter",
+        )
+        for share in SHARES
+    ],
+)
+
+
+@njit(cache=True, nogil=True)
+def update(state: Any, packet: Packet) -> None:
+    """Fold a packet in."""
+    state.counts[bin_of(float(packet.octets), BINS)] += 1
+
+
+@njit(cache=True, nogil=True)
+def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
+    """Write the columns of ``FEATURE``."""
+    for i in range(len(SHARES)):
+        out[at + i] = quantile(state.counts, SHARES[i])

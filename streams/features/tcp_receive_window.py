@@ -1,0 +1,54 @@
+"""TCP's receive window over the flow: mean, minimum and maximum of the window field, each way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from streams.feature import Feature, FeatureColumn, Packet, Totals
+
+FEATURE = Feature(
+    name="tcp_receive_window",
+    level="transport",
+    doc="Window field of TCP packets without RST, each way, unscaled; 0 for other protocols.",
+    formula="mean = sum / packets",
+    reference="RFC 9293, section 3.1",
+    # The minimum is kept as its distance from 65,535, so that a state of zeros is that of no packets.
+    state=lambda depth: [
+        ("sum", "u8", (2,)), ("packets", "u4", (2,)), ("below", "u2", (2,)), ("most", "u2", (2,)),
+    ],
+    columns=lambda depth: [
+        FeatureColumn(f"receive_window_{what}_{way}", "octets", f"{words} of the window {which} the source")
+        for way, which in (("fwd", "from"), ("rev", "to"))
+        for what, words in (("mean", "mean"), ("min", "minimum"), ("max", "maximum"))
+    ],
+)  # fmt: skip
+
+_TCP, _RST = 6, 4
+
+
+@njit(cache=True, nogil=True)
+def update(state: Any, packet: Packet) -> None:
+    """Fold a packet in."""
+    if packet.protocol != _TCP or packet.tcp_flags & _RST:
+        return
+    d, window = packet.direction, packet.tcp_window
+    state.sum[d] += window
+    state.packets[d] += 1
+    if 65535 - window > state.below[d]:
+        state.below[d] = 65535 - window
+    if window > state.most[d]:
+        state.most[d] = window
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
+    """Write the columns of ``FEATURE``."""
+    for d in range(2):
+        packets = float(state.packets[d])
+        out[at + 3 * d] = state.sum[d] / packets if packets > 0 else 0.0
+        out[at + 3 * d + 1] = 65535 - state.below[d] if packets > 0 else 0
+        out[at + 3 * d + 2] = state.most[d]
