@@ -33,13 +33,12 @@ def show_list(effective: Effective, as_json: bool) -> int:
     table = Table(box=box.SIMPLE_HEAD)
     for head, justify in (("feature", "left"), ("level", "left"), ("state", "right"), ("columns", "right")):
         table.add_column(head, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("units", overflow="fold")
     table.add_column("needs", no_wrap=True)
-    table.add_column("what it tells", overflow="fold")
+    table.add_column("units", overflow="fold")
     for row in found:
         cells = (row["name"], row["level"], f"{row['state_bytes']} B", str(len(row["columns"])))
         units = ", ".join(sorted({column["unit"] for column in row["columns"]}))
-        table.add_row(*cells, units, " ".join(row["needs"]), row["doc"])
+        table.add_row(*cells, " ".join(row["needs"]), units)
     Console().print(table)
     return 0
 
@@ -82,7 +81,7 @@ def check_file(path: Path, as_json: bool) -> int:
     from streams.kernel_check import check_in_kernel
 
     module = load_file(str(path))
-    for problem in check_in_kernel(str(path)):
+    for problem in check_in_kernel((module.FEATURE.name,), (str(path),)):
         raise SettingsError(f"{path}: {problem}")
     found = described(module)
     if as_json:
@@ -91,10 +90,8 @@ def check_file(path: Path, as_json: bool) -> int:
         columns = ", ".join(f"{column['name']} ({column['unit']})" for column in found["columns"][:8])
         more = len(found["columns"]) - 8
         print(f"{path}: {found['name']} ({found['level']}) is fine")
-        print(
-            f"  state {found['state_bytes']} bytes a flow; columns {columns}"
-            + (f" and {more} more" if more > 0 else "")
-        )
+        columns += f" and {more} more" if more > 0 else ""
+        print(f"  state {found['state_bytes']} bytes a flow; columns {columns}")
         if found["needs"]:
             print(f"  needs packet columns that probes send for it: {' '.join(found['needs'])}")
     return 0

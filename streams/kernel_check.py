@@ -9,11 +9,10 @@ import numpy as np
 
 from schemas.columns import Array
 from schemas.flow_key import hash_five_tuple
-from schemas.packets import COLUMNS
+from schemas.packets import FLOW_COLUMNS, PACKET_COLUMNS
 from streams.config import Kind, RepresentationSettings, StreamsSettings
 from streams.plan import Plan
 from streams.probe_flows import ProbeFlows
-from streams.user_features import run_file
 
 KINDS: tuple[Kind, ...] = ("early", "window", "flow")
 SIZES = (1, 7, 2048)
@@ -21,13 +20,15 @@ PACKETS = 600
 FLOWS = 5
 
 
-def check_in_kernel(path: str) -> list[str]:
-    """Return what is wrong with a feature file inside a kernel with all kinds of representations."""
-    name = run_file(path).FEATURE.name
+def check_in_kernel(names: tuple[str, ...], feature_files: tuple[str, ...] = ()) -> list[str]:
+    """Return what is wrong with features inside a kernel with all kinds of representations of them."""
+    name = ", ".join(names)
     representations = tuple(
-        RepresentationSettings(name=kind, kind=kind, features=(name,), every_s=1.0) for kind in KINDS
+        RepresentationSettings(name=kind, kind=kind, features=names, every_s=1.0) for kind in KINDS
     )
-    plan = Plan(StreamsSettings(feature_files=(path,), representations=representations, idle_timeout_s=5.0))
+    plan = Plan(
+        StreamsSettings(feature_files=feature_files, representations=representations, idle_timeout_s=5.0)
+    )
     columns = made_packets(PACKETS)
     whole = _rows(plan, columns, SIZES[-1], save=False)
     problems = []
@@ -61,12 +62,10 @@ def _plain(emitted: Iterator[tuple[int, dict[str, Array]]]) -> list[tuple[Any, .
 
 def cut(columns: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
     """Return a batch of the packets from ``start`` up to ``stop``; the flow directory stays whole."""
-    flow_wide = {c.name for c in COLUMNS if c.rows == "flow_count"}
-    return {
-        name: np.ascontiguousarray(column if name in flow_wide else column[start:stop])
-        for name, column in columns.items()
-        if not name.startswith("head")
-    } | _heads_of(columns, start, stop)
+    by_packet = [c.name for c in PACKET_COLUMNS] + ["tcp_sequence", "tcp_acknowledgment"]
+    flows = {c.name: columns[c.name] for c in FLOW_COLUMNS}
+    packets = {name: columns[name][start:stop] for name in by_packet}
+    return {**flows, **packets, **_heads_of(columns, start, stop)}
 
 
 def _heads_of(columns: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
@@ -79,7 +78,6 @@ def _heads_of(columns: dict[str, Array], start: int, stop: int) -> dict[str, Arr
         "head_packet": (places[chosen] - start).astype(np.uint16),
         "head_length": lengths[chosen],
         "head": columns["head"][first : first + octets],
-        "header_octets": columns["header_octets"][start:stop],
     }
 
 
