@@ -44,6 +44,8 @@ class App:
     pause_s: float
     on_demand: bool = False
     """The endpoints are opened by visits: none of them listens after ``serve``."""
+    once: bool = False
+    """Each client visits once; the visit itself goes on for as long as it should."""
     programs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     debian: tuple[str, ...] = ()
@@ -80,7 +82,9 @@ def program(name: str) -> str:
 
 
 def load_apps(names: list[str] | None = None) -> list[App]:
-    """Return the applications by name, or all of them in alphabetical order.
+    """Return the applications by name, or all of ``infra.lab.apps`` in alphabetical order.
+
+    A name with a dot is a module of another folder of the lab, as ``ladder.app``.
 
     Raises:
         SettingsError: a name that no application has.
@@ -89,7 +93,11 @@ def load_apps(names: list[str] | None = None) -> list[App]:
 
     known = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
     for name in names or ():
-        if name not in known:
+        if name not in known and "." not in name:
             raise SettingsError(f"unknown application {name!r}: the lab has {', '.join(known)}")
-    apps: list[App] = [importlib.import_module(f"infra.lab.apps.{n}").APP for n in names or known]
-    return apps
+    return [_load(name if "." in name else f"apps.{name}") for name in names or known]
+
+
+def _load(name: str) -> App:
+    app: App = importlib.import_module(f"infra.lab.{name}").APP
+    return app

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 from infra.lab.plan import SERVERS, server_address
@@ -25,9 +26,13 @@ class LabError(Exception):
 class Host:
     """One side of the wire. ``index`` is the client's number, or -1 on the servers' side."""
 
-    def __init__(self, folder: Path, seed: int, index: int) -> None:
+    def __init__(self, folder: Path, seed: int, index: int, seconds: float = 0.0) -> None:
         self.folder = folder
         self.index = index
+        self.seconds = seconds
+        """How long a client begins visits."""
+        self.made: Counter[str] = Counter()
+        """What visits count about themselves, such as the connections of a scan."""
         self.random = random.Random(f"{seed}/{index}")  # noqa: S311 - behaviour, not secrets
         self._daemons: list[tuple[asyncio.subprocess.Process, Path]] = []
         self._tls = asyncio.Lock()

@@ -54,7 +54,7 @@ class Client(QuicConnectionProtocol):  # type: ignore[misc,unused-ignore]
                 if not waiting.done():
                     waiting.set_result(self._octets.pop(part.stream_id, 0))
 
-    async def fetch(self, authority: str, size: int, body: bytes = b"") -> int:
+    async def fetch(self, authority: str, size: int, body: bytes = b"", timeout_s: float = 15) -> int:
         """Request ``size`` octets; returns how many came."""
         stream = self._quic.get_next_available_stream_id()
         self._waiting[stream] = asyncio.get_running_loop().create_future()
@@ -67,4 +67,4 @@ class Client(QuicConnectionProtocol):  # type: ignore[misc,unused-ignore]
         if body:
             self._http.send_data(stream, body, end_stream=True)
         self.transmit()
-        return await asyncio.wait_for(waiting, 15)
+        return await asyncio.wait_for(waiting, timeout_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -44,6 +44,10 @@ class Flow:
     fins: int = 0
     over: bool = False
     """Both sides sent FIN, or one sent RST."""
+
+
+Judge = Callable[[Flow], str | None]
+"""Says the label of a flow, None for flows without one."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,14 @@ def label_of(flow: Flow, truth: Truth) -> str | None:
     return None
 
 
-def write_labels(path: Path, flows: Iterable[Flow], truth: Truth) -> dict[str, int]:
+def write_labels(path: Path, flows: Iterable[Flow], judge: Judge) -> dict[str, int]:
     """Write one row per labelled flow; returns the count of flows by label (``""``: flows without one)."""
     counts: dict[str, int] = {}
     with path.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
         for flow in flows:
-            label = label_of(flow, truth)
+            label = judge(flow)
             counts[label or ""] = counts.get(label or "", 0) + 1
             if label is not None:
                 row = (flow.source[0], flow.destination[0], flow.source[1], flow.destination[1])

@@ -12,18 +12,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import infra
 from infra.lab.app import App
-from infra.lab.labels import Truth, split_flows, write_labels
+from infra.lab.labels import Flow, Judge, Truth, label_of, split_flows, write_labels
 from infra.lab.network import Network, inside
 from infra.lab.node import GRACE_S
 from infra.lab.pcap import read_capture, write_capture
 from infra.lab.plan import CLIENTS, server_address
+from infra.lab.shaper import Trace
 from infra.lab.switch import MIDDLE
 from schemas.errors import FlowgaugeError
 
@@ -40,9 +42,25 @@ class Summary:
     flows: dict[str, int] = field(default_factory=dict)
     unlabelled: int = 0
     visits: Counter[str] = field(default_factory=Counter)
+    made: Counter[str] = field(default_factory=Counter)
+    """What visits counted about themselves."""
     failures: Counter[str] = field(default_factory=Counter)
     errors: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run differs from the plain one, in which all clients visit everything and endpoints give the labels."""
+
+    names: Mapping[int, Sequence[str]] | None = None
+    """Applications by client; None: all of them visit all."""
+    rates: Mapping[int, Trace] = field(default_factory=dict)
+    """Rates of the clients' lines, towards them; others are as fast as they come."""
+    prepare: Callable[[Path], None] = lambda folder: None
+    """Called with the lab's folder before anything starts."""
+    judge: Callable[[Path, list[Flow]], Judge] | None = None
+    """Called with the lab's folder, before it goes, and the flows; returns what labels them."""
 
 
 def truth_of(apps: list[App]) -> Truth:
@@ -71,6 +89,7 @@ def make(
     snap_length: int,
     tell: Callable[[str], None],
     clients: int = CLIENTS,
+    course: Course = Course(),
 ) -> Summary:
     """Write ``out/name.pcap.gz`` and ``out/name.labels.csv``.
 
@@ -89,12 +108,17 @@ def make(
     with _terminable(), tempfile.TemporaryDirectory(prefix="flowgauge-lab-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)  # servers that give root up read their files here
+        course.prepare(folder)
         with Network(clients) as network:
-            usable = _run(network, usable, folder, summary, seconds, seed, snap_length, tell)
+            usable = _run(network, usable, folder, summary, seconds, seed, snap_length, tell, course)
         packets = sorted(read_capture(folder / "raw.pcap"), key=lambda packet: packet.time_ns)
+        flows = split_flows(packets)
+        judge: Judge = partial(label_of, truth=truth_of(usable))
+        if course.judge is not None:
+            judge = course.judge(folder, flows)
     summary.packets = len(packets)
     write_capture(out / f"{name}.pcap.gz", packets, snap_length)
-    counts = write_labels(out / f"{name}.labels.csv", split_flows(packets), truth_of(usable))
+    counts = write_labels(out / f"{name}.labels.csv", flows, judge)
     summary.unlabelled = counts.pop("", 0)
     summary.flows = dict(sorted(counts.items()))
     return summary
@@ -117,6 +141,7 @@ def _run(
     seed: int,
     snap_length: int,
     tell: Callable[[str], None],
+    course: Course,
 ) -> list[App]:
     """Serve, capture and visit; returns the applications whose servers stood."""
     names = ",".join(app.name for app in apps)
@@ -132,6 +157,9 @@ def _run(
     tell(f"{len(standing)} applications for {seconds:g} s: {', '.join(app.name for app in standing)}")
 
     command = [sys.executable, "-m", "infra.lab.switch", str(len(network.clients)), "--seed", str(seed)]
+    if course.rates:
+        (folder / "rates.json").write_text(json.dumps(course.rates))
+        command += ["--rates", str(folder / "rates.json")]
     switch = _start(network.switch, command, folder / "switch.err")
     if _line(switch, 20) != "ready":
         raise FlowgaugeError(f"the switch did not start: {_tail(folder / 'switch.err')}")
@@ -140,20 +168,35 @@ def _run(
     recorder = _start(network.switch, command, folder / "capture.err")
     if _line(recorder, 20) != "ready":
         raise FlowgaugeError(f"the capture did not start: {_tail(folder / 'capture.err')}")
-    names = ",".join(told["ready"])
+    ready: list[str] = told["ready"]
+    names_of = [
+        ready if course.names is None else [name for name in course.names.get(i, ()) if name in ready]
+        for i in range(len(network.clients))
+    ]
     visitors = [
         _start(
             namespace,
-            [*common, names, "--seed", str(seed), "--client", str(i), "--seconds", str(seconds)],
+            [
+                *common,
+                ",".join(names_of[i]),
+                "--seed",
+                str(seed),
+                "--client",
+                str(i),
+                "--seconds",
+                str(seconds),
+            ],
             folder / f"client{i}.err",
         )
         for i, namespace in enumerate(network.clients)
+        if names_of[i]
     ]
     deadline = time.monotonic() + seconds + GRACE_S + 30
-    for i, visitor in enumerate(visitors):
+    for i, visitor in zip((i for i, names in enumerate(names_of) if names), visitors, strict=True):
         report = _hear(visitor, deadline - time.monotonic(), folder / f"client{i}.err")
         summary.visits.update(report["visits"])
         summary.failures.update(report["failures"])
+        summary.made.update(report["made"])
         summary.errors.update(report["errors"])
     recorder.send_signal(signal.SIGTERM)
     summary.lost = json.loads(_line(recorder, 20) or "{}").get("lost", 0)

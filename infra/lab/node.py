@@ -1,7 +1,7 @@
 """A process inside one namespace: the servers of all applications, or one client that visits them.
 
 Speaks JSON lines on standard output: the servers' side says ``{"ready": [names], "failed": {name: reason}}``
-and serves until SIGTERM; a client ends by itself and says ``{"visits": …, "failures": …, "errors": …}``.
+and serves until SIGTERM; a client ends by itself and says ``{"visits": …, "failures": …, "errors": …, "made": …}``.
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ class Client:
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        say({"visits": self.visits, "failures": self.failures, "errors": self.errors})
+        made = self.host.made
+        say({"visits": self.visits, "failures": self.failures, "errors": self.errors, "made": made})
 
     async def _use(self, app: App) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.seconds
-        await self.host.think(0, min(app.pause_s, self.seconds / 2))
+        if not app.once:
+            await self.host.think(0, min(app.pause_s, self.seconds / 2))
         while loop.time() < deadline:
             self.visits[app.name] += 1
             try:
@@ -83,6 +85,8 @@ class Client:
             except Exception as error:  # counted by application and shown at the end
                 self.failures[app.name] += 1
                 self.errors[app.name] = reason(error)
+            if app.once:
+                return
             await asyncio.sleep(min(self.host.random.expovariate(1 / app.pause_s), 4 * app.pause_s))
 
 
@@ -97,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     socket.sethostname("server.lab" if arguments.client < 0 else f"client{arguments.client}.lab")
     wire_frames(INTERFACE)
-    host = Host(arguments.folder, arguments.seed, arguments.client)
+    host = Host(arguments.folder, arguments.seed, arguments.client, arguments.seconds)
     apps = load_apps(arguments.apps.split(","))
     if arguments.client < 0:
         asyncio.run(serve(host, apps))

@@ -12,15 +12,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import heapq
+import json
 import random
 import select
 import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from infra.lab.capture import wire_frames
 from infra.lab.plan import FIRST_SERVER, SERVERS
+from infra.lab.shaper import Shaper, Trace
 
 _ETH_P_ALL = 0x0003
 _SO_RCVBUFFORCE = 33
@@ -67,13 +71,18 @@ def server_of(frame: bytes, up: bool) -> int:
 class Switch:
     """Ports by index: 0 the middle, 1 the servers', 2 and up the clients'. Clients do not see each other."""
 
-    def __init__(self, ports: list[socket.socket], seed: int) -> None:
+    def __init__(
+        self, ports: list[socket.socket], seed: int, rates: Mapping[int, Trace] | None = None
+    ) -> None:
         self._ports = ports
         self._dice = random.Random(seed)  # noqa: S311 - jitter
         self._lines: dict[tuple[int, int, bool], Line] = {}
         self._queue: list[tuple[float, int, int, bytes]] = []
         self._count = 0
         self._clients: dict[bytes, int] = {}
+        now_s = time.monotonic()
+        # What comes from the servers passes the narrow place before the middle, as on a gateway behind an access line.
+        self._shapers = {port + 2: Shaper(trace, now_s) for port, trace in (rates or {}).items()}
 
     def run(self, stop: threading.Event) -> None:
         """Carry frames until ``stop`` is set."""
@@ -98,7 +107,12 @@ class Switch:
 
     def _put(self, frame: bytes, client: int, *, up: bool, to: list[int]) -> None:
         """Queue a frame for the middle and for the ports it goes to."""
-        middle_s, due_s = self._line(client, server_of(frame, up), up).times_s(time.monotonic())
+        now_s: float | None = time.monotonic()
+        if not up and client in self._shapers:
+            now_s = self._shapers[client].leaves_s(time.monotonic(), len(frame))
+        if now_s is None:
+            return
+        middle_s, due_s = self._line(client, server_of(frame, up), up).times_s(now_s)
         for port, at_s in [(0, middle_s), *((port, due_s) for port in to)]:
             self._count += 1  # frames due at the same instant leave in the order they came
             heapq.heappush(self._queue, (at_s, self._count, port, frame))
@@ -133,14 +147,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("clients", type=int)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rates", type=Path, help="JSON: client to [[second, bits per second], …]")
     arguments = parser.parse_args()
+    rates = json.loads(arguments.rates.read_text(encoding="utf-8")) if arguments.rates else {}
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     names = [MIDDLE, SERVER, *(f"client{i}" for i in range(arguments.clients))]
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(_open(name)) for name in names]
         print("ready", flush=True)
-        Switch(ports, arguments.seed).run(stop)
+        traces = {int(client): trace for client, trace in rates.items()}
+        Switch(ports, arguments.seed, traces).run(stop)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import struct
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -112,7 +113,9 @@ def test_label_comes_from_the_end_and_protocol_that_a_server_listens_on() -> Non
 
 def test_label_file_has_one_row_per_labelled_flow(tmp_path: Path) -> None:
     flows = split_flows([up(10, SYN), down(20), up(30, protocol=UDP)])
-    counts = write_labels(tmp_path / "x.labels.csv", flows, {(SERVER, 443, TCP): "web"})
+    counts = write_labels(
+        tmp_path / "x.labels.csv", flows, partial(label_of, truth={(SERVER, 443, TCP): "web"})
+    )
     assert counts == {"web": 1, "": 1}
     with (tmp_path / "x.labels.csv").open() as source:
         rows = list(csv.reader(source))
