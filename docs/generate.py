@@ -239,7 +239,7 @@ _COUNTERS = {"counters", "totals", "counts"}
 def _counted() -> list[tuple[tuple[str, str], set[str]]]:
     """Return (name, kind) of what the stages count, and the modules that do."""
     found: dict[tuple[str, str], set[str]] = {}
-    for room in ("producers", "streams", "models"):
+    for room in ("producers", "streams", "models", "flowgauge/recording"):
         for path in sorted((ROOT / room).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 for name, kind in _names(node):

@@ -20,6 +20,7 @@ from flowgauge.commands import (
     labels,
     models,
     packet_models,
+    record,
     replay,
     streams,
     tail,
@@ -48,6 +49,7 @@ app.command("flows")(flows.command)
 app.command("label")(label.command)
 app.command("labels")(labels.command)
 app.command("tail")(tail.command)
+app.command("record")(record.command)
 app.command("topics")(topics.command)
 app.command("costs")(costs.command)
 app.command("check")(check.command)

@@ -1,0 +1,189 @@
+"""Messages to rows: Arrow record batches by date, probe and service.
+
+Feature batches stay columns all the way. Any other record is one row, and its Avro schema says which columns there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from flowgauge.recording.layout import Key, checked
+from flowgauge.recording.text import address_array, flow_id_array
+from schemas.codec import decode, schema
+from schemas.columns import Array
+from schemas.errors import CodecError
+from schemas.features import ROW_COLUMNS, FeatureBatch, FlowEndReason, decode_feature_batch
+
+DAY_NS = 24 * 3600 * 10**9
+TIMES = {"Prediction": "event_time_ns", "Label": "start_ns", "CostTelemetry": "time_ns"}
+"""The time that gives a record its date, for schemas that have no ``time_ns`` or other times beside it."""
+
+Refuse = Callable[["Message", str], None]
+"""Told each message that cannot be used, and why."""
+
+
+class Message(NamedTuple):
+    """What was read: offset, key and value."""
+
+    offset: int
+    key: bytes | None
+    value: bytes
+
+
+class Shape(Protocol):
+    """How the messages of one schema become rows."""
+
+    def batches(self, partition: int, messages: Sequence[Message], refuse: Refuse) -> list[tuple[Key, Any]]:
+        """Return record batches, rows in the order of their offsets; every message is in them or refused."""
+
+
+def shape_of(schema_name: str) -> Shape | None:
+    """Return how messages of a schema become rows; None for those that are not recorded.
+
+    Not recorded are packets, and whatever carries octets that are no columns: state, payloads, dead letters.
+    """
+    if schema_name == "FeatureBatch":
+        return FeatureShape()
+    fields = schema(schema_name)["fields"]
+    if any("bytes" in str(field["type"]) for field in fields):
+        return None
+    time = TIMES.get(schema_name, "time_ns")
+    return RecordShape(schema_name, time) if any(f["name"] == time for f in fields) else None
+
+
+def _date(day: int) -> str:
+    return str(np.datetime64(day, "D"))
+
+
+class RecordShape:
+    """One Avro record a message: one row, with the record's fields as columns."""
+
+    def __init__(self, name: str, time: str) -> None:
+        self._name, self._time = name, time
+        fields = [f for f in schema(name)["fields"] if f["name"] not in ("probe", "service")]
+        self._types = {f["name"]: _arrow_type(f["type"]) for f in fields}
+
+    def batches(self, partition: int, messages: Sequence[Message], refuse: Refuse) -> list[tuple[Key, Any]]:
+        """Return one record batch per date, probe and service."""
+        found: dict[Key, list[tuple[int, dict[str, Any]]]] = {}
+        for message in messages:
+            try:
+                record = decode(self._name, message.value)
+                found.setdefault(self._key(record), []).append((message.offset, record))
+            except CodecError as error:
+                refuse(message, str(error))
+        return [(key, self._batch(partition, rows)) for key, rows in found.items()]
+
+    def _key(self, record: Mapping[str, Any]) -> Key:
+        probe, service = (checked(str(record.get(name) or ""), name) for name in ("probe", "service"))
+        return Key(_date(record[self._time] // DAY_NS), probe, service)
+
+    def _batch(self, partition: int, rows: Sequence[tuple[int, dict[str, Any]]]) -> Any:
+        columns: dict[str, Any] = {}
+        for name, kind in self._types.items():
+            values = [record[name] for _, record in rows]
+            if pa.types.is_map(kind):
+                values = [list(value.items()) for value in values]
+            columns[name] = pa.array(values, type=kind)
+        columns["kafka_partition"] = pa.array(np.full(len(rows), partition, dtype=np.int32))
+        columns["kafka_offset"] = pa.array([offset for offset, _ in rows], type=pa.int64())
+        return pa.record_batch(list(columns.values()), names=list(columns))
+
+
+def _arrow_type(kind: Any) -> Any:
+    plain = {
+        "string": pa.string(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(),
+        "double": pa.float64(), "boolean": pa.bool_(),
+    }  # fmt: skip
+    if isinstance(kind, list):
+        return _arrow_type(next(part for part in kind if part != "null"))
+    if isinstance(kind, dict) and kind["type"] == "map":
+        return pa.map_(pa.string(), _arrow_type(kind["values"]))
+    if isinstance(kind, dict) and kind["type"] == "array":
+        return pa.list_(_arrow_type(kind["items"]))
+    return plain[kind["type"] if isinstance(kind, dict) else kind]
+
+
+_REASONS = pa.array([reason.text for reason in FlowEndReason])
+_NOT_COPIED = ("flow_id", "source_address", "destination_address", "flow_end_reason", "service")
+_OF_BATCH = ("replayed", "probe_time_ns", "flows_received_time_ns", "flows_sent_time_ns")
+
+
+class FeatureShape:
+    """Feature batches: a row a flow, the features as columns by their names."""
+
+    def batches(self, partition: int, messages: Sequence[Message], refuse: Refuse) -> list[tuple[Key, Any]]:
+        """Return one record batch per date, probe, service and set of features."""
+        by_names: dict[tuple[str, ...], list[tuple[int, FeatureBatch]]] = {}
+        for message in messages:
+            try:
+                batch = decode_feature_batch(message.value)
+                _check(batch)
+            except CodecError as error:
+                refuse(message, str(error))
+                continue
+            if batch.rows:
+                by_names.setdefault(batch.feature_names, []).append((message.offset, batch))
+        return [made for found in by_names.values() for made in _split(partition, found)]
+
+
+def _check(batch: FeatureBatch) -> None:
+    """Raise CodecError for names that cannot be columns or folders."""
+    checked(batch.probe, "probe")
+    if len(set(batch.feature_names)) != len(batch.feature_names):
+        raise CodecError("two features of one name")
+
+
+def _split(partition: int, found: Sequence[tuple[int, FeatureBatch]]) -> Iterable[tuple[Key, Any]]:
+    """Yield the rows of batches with the same features, by date and probe."""
+    batches = [batch for _, batch in found]
+    counts = np.array([batch.rows for batch in batches])
+    columns: dict[str, Array] = {
+        name: np.concatenate([batch.columns[name] for batch in batches]) for name in batches[0].columns
+    }
+    of_batch = np.repeat(np.arange(len(batches)), counts)
+    probes = sorted({batch.probe for batch in batches})
+    probe = np.array([probes.index(batch.probe) for batch in batches])[of_batch]
+    day = columns["end_ns"] // DAY_NS
+    distinct, which = np.unique(np.stack([day, probe]), axis=1, return_inverse=True)
+    for i in range(distinct.shape[1]):
+        key = Key(
+            _date(int(distinct[0, i])),
+            checked(probes[distinct[1, i]], "probe"),
+            "-",
+            batches[0].feature_names,
+        )
+        if distinct.shape[1] == 1:
+            yield key, _feature_batch(partition, found, columns, of_batch)
+            continue
+        rows = np.flatnonzero(which.ravel() == i)
+        taken = {name: column[rows] for name, column in columns.items()}
+        yield key, _feature_batch(partition, found, taken, of_batch[rows])
+
+
+def _feature_batch(
+    partition: int, found: Sequence[tuple[int, FeatureBatch]], columns: Mapping[str, Array], of_batch: Array
+) -> Any:
+    batches = [batch for _, batch in found]
+    version = columns["ip_version"]
+    out: dict[str, Any] = {
+        "flow_id": flow_id_array(columns["flow_id"]),
+        "representation": pa.array([batch.representation for batch in batches]).take(pa.array(of_batch)),
+        "source_address": address_array(columns["source_address"], version),
+        "destination_address": address_array(columns["destination_address"], version),
+        "flow_end_reason": _REASONS.take(pa.array(columns["flow_end_reason"])),
+    }
+    out |= {c.name: pa.array(columns[c.name]) for c in ROW_COLUMNS if c.name not in _NOT_COPIED}
+    for name in _OF_BATCH:
+        out[name] = pa.array(np.array([getattr(batch, name) for batch in batches])[of_batch])
+    out["kafka_partition"] = pa.array(np.full(len(of_batch), partition, dtype=np.int32))
+    out["kafka_offset"] = pa.array(np.array([offset for offset, _ in found], dtype=np.int64)[of_batch])
+    matrix = np.ascontiguousarray(columns["features"].T)
+    for name, values in zip(batches[0].feature_names, matrix, strict=True):
+        # What is not a number is null, so that averages in SQL pass over it.
+        out[f"feature_{name}" if name in out else name] = pa.array(values, from_pandas=True)
+    return pa.record_batch(list(out.values()), names=list(out))
