@@ -136,6 +136,7 @@ def payload_records(batch: PayloadBatch) -> list[Record]:
         "protocol": columns["protocol"][of_flow],
         "start_ns": columns["start_ns"][of_flow],
         **{name: columns[name] for name in ("time_ns", "packet_number", "octets", "transport_octets")},
+        "handshake": columns["handshake"] == 1,
         "payload": [octets[begin:end].hex() for begin, end in itertools.pairwise(batch.offsets.tolist())],
     }
     return list(_rows(made))

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.packets import MAX_HEAD_OCTETS, MAX_PACKETS, Extra
+from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 from schemas.settings import Settings
 
 
@@ -140,4 +141,32 @@ class ReplaySettings(MetricsSettings):
         default=False,
         description="Look for the names of servers (DNS answers, TLS and QUIC server names, HTTP hosts) and tell "
         "them on the bus. It is done anyway where streams.services has a service.",
+    )
+
+
+class PayloadSettings(Settings):
+    """Which packets' first payload octets a probe publishes on ``payloads``: none, unless it is asked for."""
+
+    mode: Literal["off", "first", "sample"] = Field(
+        default="off",
+        description="first: the first packets with payload of each flow; sample: one packet with payload in "
+        "`one_in`; off: none.",
+    )
+    first_packets: int = Field(
+        default=3, ge=1, le=1_000_000, description="Packets with payload of each flow, in mode first."
+    )
+    one_in: int = Field(
+        default=100, ge=1, le=1_000_000_000, description="Of how many packets one is taken, in mode sample."
+    )
+    octets: int = Field(
+        default=FIRST_OCTETS,
+        gt=MASKED_OCTETS,
+        le=FIRST_OCTETS,
+        description="Octets of the IP payload; the first 20, the transport header, are never sent.",
+    )
+    max_flows: int = Field(
+        default=1 << 18,
+        ge=16,
+        le=1 << 26,
+        description="Most flows per probe whose packets are counted; beyond, the longest silent of 16 is forgotten.",
     )

@@ -24,6 +24,7 @@ from producers.decoder.reasons import (
     TRUNCATED_IP,
     TRUNCATED_TRANSPORT,
 )
+from producers.decoder.spans import FRAGMENT, Spans
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
 from producers.names.spots import NOTHING, REST, begins_anew, kind_of, note
@@ -79,7 +80,13 @@ def copy_head(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def decode_frames(
-    raw: NDArray[np.uint8], frames: Frames, count: int, out: PacketColumns, row: int, state: DecodeState
+    raw: NDArray[np.uint8],
+    frames: Frames,
+    count: int,
+    out: PacketColumns,
+    row: int,
+    state: DecodeState,
+    spans: Spans | None = None,
 ) -> int:
     """Decode the first ``count`` frames into rows from ``row`` on; return the row after the last one written.
 
@@ -91,6 +98,8 @@ def decode_frames(
         row: the first row to write.
         state: counts and fragments of this decoder; every frame adds one to ``state.counts``, at ACCEPTED or
             at the reason for which it was skipped.
+        spans: where the packets' payloads lie is written to these, if given. A kernel compiled without them
+            holds nothing of it.
     """
     # Taken out of the tuples here, columns cost no reference counting in the loop.
     counts, starts, lengths, originals = state.counts, frames.start, frames.captured, frames.original
@@ -153,6 +162,10 @@ def decode_frames(
         a, b, is_from_b = ip.source, ip.destination, is_reversed(ip.order, ports, protocol)
         if is_from_b:
             a, b, ports = b, a, ((ports & 0xFFFF) << 16) | (ports >> 16)
+        if spans is not None:
+            spans.start[row] = ip.transport if ip.part == WHOLE else FRAGMENT
+            spans.stop[row] = ip.stop
+            spans.ip_octets[row] = min(ip.header_octets, ip.octets)
         time_column[row] = time_ns
         octets[row] = ip.octets
         header_octets[row] = min(header, ip.octets)

@@ -16,7 +16,7 @@ from producers.decoder.state import allocate_state
 from producers.names.finder import NameFinder
 from producers.sources.pcap import PcapReader, is_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng
-from producers.sources.reader import Reader, need
+from producers.sources.reader import Reader, Tap, need
 from producers.sources.window import CHUNK_OCTETS, MAGIC_OCTETS, CorruptStream, Window, open_window
 from schemas.errors import InputError
 from schemas.packets import NO_EXTRA, Extra
@@ -54,10 +54,13 @@ class Capture:
         except OSError as error:
             raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
 
-    def blocks(self, max_packets: int = 8192, extra: Extra = NO_EXTRA) -> Iterator[PacketColumns]:
+    def blocks(
+        self, max_packets: int = 8192, extra: Extra = NO_EXTRA, tap: Tap | None = None
+    ) -> Iterator[PacketColumns]:
         """Yield the packets in file order, ``max_packets`` at a time (fewer at the end, or from a pipe).
 
-        ``extra`` says which columns to fill beyond the usual ones.
+        ``extra`` says which columns to fill beyond the usual ones; a ``tap`` is shown each block's packets with
+        their payloads, before the block is yielded.
         Blocks are views over columns that are used again: copy what shall outlive the next iteration.
 
         Raises:
@@ -69,7 +72,7 @@ class Capture:
             state = state._replace(spots=self._reader.names.spots(max_packets))
         while not self._reader.at_end:
             try:
-                rows = self._reader.fill(target, state)
+                rows = self._reader.fill(target, state, tap)
             except OSError as error:
                 raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
             if rows:

@@ -14,6 +14,7 @@ from producers.decoder.kernel import Frames, allocate_frames, decode_frames
 from producers.decoder.link import LINK_TYPES
 from producers.decoder.octets import u32
 from producers.decoder.reasons import ABSURD_LENGTH, CUT_RECORD
+from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.sources.reader import ABSURD, FULL, MAX_CAPTURED, NEEDS_MORE, Reader, need
 from producers.sources.window import Window
@@ -94,6 +95,7 @@ def decode_pcap(
     out: PacketColumns,
     row: int,
     state: DecodeState,
+    spans: Spans | None,
 ) -> tuple[int, int, int]:
     """Decode the records of ``raw[at:end]`` into ``out`` from ``row`` on, as long as there is room.
 
@@ -105,7 +107,7 @@ def decode_pcap(
     stopped = FULL
     while stopped == FULL and row < rows:
         at, count, stopped = walk_pcap(raw, at, end, header, frames, min(len(frames.start), rows - row))
-        row = decode_frames(raw, frames, count, out, row, state)
+        row = decode_frames(raw, frames, count, out, row, state, spans)
     if stopped == ABSURD:
         state.counts[ABSURD_LENGTH] += 1
     return at, row, stopped
@@ -121,10 +123,12 @@ class PcapReader(Reader):
         window.start += HEADER_OCTETS
         self._frames = allocate_frames()
 
-    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+    def _decode(
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+    ) -> tuple[int, int]:
         window = self.window
         window.start, row, stopped = decode_pcap(
-            window.raw, window.start, window.end, self._header, self._frames, columns, row, state
+            window.raw, window.start, window.end, self._header, self._frames, columns, row, state, spans
         )
         return row, stopped
 

@@ -13,6 +13,7 @@ from producers.columns import PacketColumns
 from producers.decoder.kernel import Frames, allocate_frames, decode_frames
 from producers.decoder.octets import u16, u32
 from producers.decoder.reasons import ABSURD_LENGTH, BAD_RECORD, CUT_RECORD, UNKNOWN_INTERFACE
+from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.sources.reader import ABSURD, CONTROL, FULL, NEEDS_MORE, Reader
 from producers.sources.window import Window
@@ -148,6 +149,7 @@ def decode_pcapng(
     out: PacketColumns,
     row: int,
     state: DecodeState,
+    spans: Spans | None,
 ) -> tuple[int, int, int]:
     """Decode the packets of ``raw[at:end]`` into ``out`` from ``row`` on, as long as there is room.
 
@@ -162,7 +164,7 @@ def decode_pcapng(
             raw, at, end, big, interfaces, interface_count, clock, frames,
             min(len(frames.start), rows - row), state.counts,
         )  # fmt: skip
-        row = decode_frames(raw, frames, count, out, row, state)
+        row = decode_frames(raw, frames, count, out, row, state, spans)
     return at, row, stopped
 
 
@@ -182,11 +184,13 @@ class PcapngReader(Reader):
         if stopped != CONTROL:
             raise ValueError("has no valid pcapng section header")
 
-    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+    def _decode(
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+    ) -> tuple[int, int]:
         window = self.window
         window.start, row, stopped = decode_pcapng(
             window.raw, window.start, window.end, self._big, self._interfaces, self._interface_count,
-            self._clock, self._frames, columns, row, state,
+            self._clock, self._frames, columns, row, state, spans,
         )  # fmt: skip
         if stopped == CONTROL:
             stopped = self._control()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
 from producers.decoder.reasons import counters_of
+from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.names.finder import NameFinder
 from producers.sources.window import CorruptStream, Window
@@ -16,6 +21,20 @@ MAX_CAPTURED = 262_144
 # What stopped a kernel: the columns are full; a record is not complete; a length is absurd; a block that
 # Python has to look at.
 FULL, NEEDS_MORE, ABSURD, CONTROL = 0, 1, 2, 3
+
+
+class Tap(Protocol):
+    """Who wants payloads: looks at packets while the bytes they were decoded from are still in memory."""
+
+    @property
+    def spans(self) -> Spans:
+        """Where payloads lie, one row per row of the columns."""
+
+    def begin(self, rows: int) -> None:
+        """Forget the last block; the next one has at most so many rows."""
+
+    def take(self, raw: NDArray[np.uint8], columns: PacketColumns, start: int, stop: int) -> None:
+        """Look at the rows from ``start`` up to ``stop``, whose payloads lie in ``raw``."""
 
 
 class Reader(ABC):
@@ -30,16 +49,23 @@ class Reader(ABC):
         self.names: NameFinder | None = None
         """Who reads the packets that may tell a name, while their bytes are in the window."""
 
-    def fill(self, columns: PacketColumns, state: DecodeState) -> int:
+    def fill(self, columns: PacketColumns, state: DecodeState, tap: Tap | None = None) -> int:
         """Write packets into the columns (``writable`` ones) until they are full; return how many.
 
-        Fewer packets mean the end of the capture, or that a live stream would have to be waited for.
+        Fewer packets mean the end of the capture, or that a live stream would have to be waited for. A ``tap`` is
+        shown each packet.
         """
-        window, row = self.window, 0
+        window, row, spans = self.window, 0, None
+        if tap is not None:
+            tap.begin(len(columns.time_ns))
+            spans = tap.spans
         while not self.at_end:
-            row, stopped = self._decode(columns, row, state)
+            first = row
+            row, stopped = self._decode(columns, row, state, spans)
             if self.names is not None and state.spots.noted[0]:
                 self.names.read(window.raw, columns)
+            if tap is not None and row > first:
+                tap.take(window.raw, columns, first, row)
             if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):
                 break
             if stopped == ABSURD:
@@ -49,7 +75,9 @@ class Reader(ABC):
         return row
 
     @abstractmethod
-    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+    def _decode(
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+    ) -> tuple[int, int]:
         """Decode from ``row`` on, moving ``window.start``; return the next row and what stopped."""
 
     @abstractmethod

@@ -68,6 +68,7 @@ def payload_batch() -> bytes:
         "transport_octets": np.array([20, 20, 32], "<u2"),
         "length": np.array([17, 0, 3], "<u2"),
         "direction": np.array([0, 1, 1], "u1"),
+        "handshake": np.array([1, 0, 0], "u1"),
         "payload": np.frombuffer(b"\x16\x03\x01" + bytes(range(14)) + b"\0\0\xff", "u1"),
     }
     return PayloadBatch(
