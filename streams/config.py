@@ -78,9 +78,10 @@ class WorkerSettings(MetricsSettings):
     )
     session_timeout_s: float = Field(
         default=10.0,
-        ge=6,
+        ge=1,
         le=300,
-        description="Silence in seconds after which the broker gives a dead worker's partitions to others.",
+        description="Silence in seconds after which the broker gives a dead worker's partitions to others; brokers "
+        "refuse less than their group.min.session.timeout.ms, 6 s by default.",
     )
     telemetry_interval_s: float = Field(
         default=1.0, ge=0.1, le=3600, description="Time between two records on telemetry.cost, in seconds."

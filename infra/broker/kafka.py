@@ -35,6 +35,7 @@ _CLUSTER_ID = "Zmxvd2dhdWdlLWJyb2tlcg"
 _JVM_OPTIONS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
 # One node, two cores: one replica of everything, few threads, and a log cleaner that does not take its usual
 # 128 MiB of heap. After a crash the node may register again only when the session of its former life is over.
+# Workers may ask for short sessions too, so that tests need not wait for those that were killed.
 _SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -58,6 +59,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
 num.network.threads=2

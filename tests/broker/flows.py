@@ -28,6 +28,7 @@ from schemas.features import FeatureBatch, decode_feature_batch
 from schemas.topics import TOPICS
 from streams.config import StreamsSettings
 from streams.offline import run_offline
+from tests.broker.forked import Forked
 from tests.producers.fakes import FakeSink
 from tests.streams.made import Row, rows_of
 from tests.waiting import wait_until
@@ -65,7 +66,7 @@ def offline_rows(capture: str, probe: str = "gate", **settings: Any) -> Counter[
 class Worker:
     """A ``flowgauge streams`` process."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     out: Path
     err: Path
 
@@ -96,6 +97,8 @@ class Flows:
     prefix: str
     folder: Path
     workers: list[Worker] = field(default_factory=list)
+    forked: bool = False
+    """Whether workers are forked from a process that is warm, not started as a user would."""
 
     @property
     def bus(self) -> BusSettings:
@@ -107,17 +110,31 @@ class Flows:
 
     def start(self, *more: str, **settings: Any) -> Worker:
         """Start a worker; ``settings`` are of the section streams, ``more`` are other settings, KEY=VALUE."""
-        given = [f"bus.topic_prefix={self.prefix}", f"bus.partitions={PARTITIONS}", *more]
-        given += [f"streams.{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
-        command = [sys.executable, "-m", "flowgauge", "streams", "--json", "--bus", self.bootstrap]
-        command += [word for setting in given for word in ("--set", setting)]
+        given = (f"streams.{key}={value}" for key, value in {**SETTINGS, **settings}.items())
+        return self.run("streams", *more, *given)
+
+    def run(self, command: str, *settings: str) -> Worker:
+        """Start ``flowgauge streams`` or ``models`` on this bus, with settings, KEY=VALUE."""
+        given = [f"bus.topic_prefix={self.prefix}", f"bus.partitions={PARTITIONS}", *settings]
+        arguments = [command, "--json", "--bus", self.bootstrap]
+        arguments += [word for setting in given for word in ("--set", setting)]
         out, err = (self.folder / f"worker{len(self.workers)}.{kind}" for kind in ("out", "err"))
+        if self.forked:
+            self.workers.append(Worker(Forked(arguments, out, err), out, err))
+            return self.workers[-1]
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
-            )
+                [sys.executable, "-m", "flowgauge", *arguments],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            )  # fmt: skip
         self.workers.append(Worker(process, out, err))
         return self.workers[-1]
+
+    def end(self) -> None:
+        """Kill the workers that still run."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.kill()
 
     def wait_members(self, members: int) -> None:
         """Wait until the group is settled with so many workers."""
