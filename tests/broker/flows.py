@@ -113,18 +113,18 @@ class Flows:
         given = (f"streams.{key}={value}" for key, value in {**SETTINGS, **settings}.items())
         return self.run("streams", *more, *given)
 
-    def run(self, command: str, *settings: str) -> Worker:
-        """Start ``flowgauge streams`` or ``models`` on this bus, with settings, KEY=VALUE."""
+    def run(self, command: str, *settings: str, script: str = "") -> Worker:
+        """Start ``flowgauge streams`` or ``models`` on this bus, with settings, KEY=VALUE; or a script like it."""
         given = [f"bus.topic_prefix={self.prefix}", f"bus.partitions={PARTITIONS}", *settings]
         arguments = [command, "--json", "--bus", self.bootstrap]
         arguments += [word for setting in given for word in ("--set", setting)]
         out, err = (self.folder / f"worker{len(self.workers)}.{kind}" for kind in ("out", "err"))
-        if self.forked:
+        if self.forked and not script:
             self.workers.append(Worker(Forked(arguments, out, err), out, err))
             return self.workers[-1]
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flowgauge", *arguments],
+                [sys.executable, *(("-c", script) if script else ("-m", "flowgauge")), *arguments],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         self.workers.append(Worker(process, out, err))

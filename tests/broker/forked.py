@@ -20,12 +20,16 @@ class Forked:
         self._process = _SERVER.Process(target=_command, args=(list(arguments), out, err), daemon=True)
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
     def poll(self) -> int | None:
         return self._process.exitcode
 
     def send_signal(self, how: signal.Signals) -> None:
-        if self._process.exitcode is None and self._process.pid is not None:
-            os.kill(self._process.pid, how)
+        if self._process.exitcode is None:
+            os.kill(self.pid, how)
 
     def kill(self) -> None:
         self._process.kill()
