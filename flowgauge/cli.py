@@ -23,6 +23,7 @@ from flowgauge.commands import (
     record,
     replay,
     streams,
+    study,
     tail,
     topics,
 )
@@ -56,6 +57,7 @@ app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")
 app.add_typer(feature.app, name="feature")
+app.add_typer(study.app, name="study")
 app.add_typer(broker.app, name="broker")
 
 

@@ -39,6 +39,11 @@ _EXTRAS = {
     "pyarrow": "parquet",
     "nfstream": "label",
     "dpkt": "peers",
+    "keras": "study",
+    "tensorflow": "study",
+    "sklearn": "study",
+    "matplotlib": "study",
+    "tf2onnx": "study",
 }
 """Module that an extra brings, to the extra's name."""
 

@@ -1,0 +1,183 @@
+"""Runs ``flowgauge study packets`` and ``flowgauge study export``: options to plan, progress, what is printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flowgauge.interrupt import stopping
+from models.packet.dataset import PacketDataset
+from models.packet.study.plan import STUDY_FILE, Plan, checked, settle
+from models.packet.study.points import Key, Point, read_json, read_point, read_weights
+from models.packet.study.report import Costs, champion, write_report
+from models.packet.study.run import POINTS, best_rates, run
+from models.packet.study.speeds import SPEEDS, speeds_of
+from schemas.errors import InputError, SettingsError
+
+_PLAIN_EVERY_S = 10.0
+
+
+def study(dataset: Path, output: Path, plan: Plan, speeds: bool) -> int:
+    """Train what is missing of a study and write its report; return the exit code."""
+    plan = checked(plan)
+    _quiet_trainer()
+    opened = PacketDataset.open(dataset)
+    made = settle(output, plan, opened)
+    with stopping() as stop:
+        with _progress(len(plan.keys())) as told:
+            points = run(opened, output, plan, stop, told)
+        costs = _costs(output, points, stop) if points and speeds else {}
+    if points is None or stop():
+        kept = len(list((output / POINTS).glob("*.json")))
+        print(
+            f"flowgauge: stopped with {kept} trainings kept in {output}; the same command goes on",
+            file=sys.stderr,
+        )
+        return stop.exit_code
+    report = write_report(output, made, points, costs)
+    _show(points)
+    print(f"report: {report}")
+    return 0
+
+
+def export(point_file: Path, registry: Path, name: str, version: str | None) -> int:
+    """Export a finished point as a model that can be served; return the exit code."""
+    from models.packet.export import export as exported
+
+    _quiet_trainer()
+    point = read_point(point_file)
+    if point.failure:
+        raise InputError(f"{point_file}: {point.failure}; there is nothing to export")
+    study_file = point_file.parent.parent / STUDY_FILE
+    card = _card(point, read_json(study_file), point_file.parent.parent)
+    weights = read_weights(point_file)
+    folder = exported(registry, name, version or point.key.name, point.topology, weights, card)
+    print(f"{point.topology}, {point.topology.parameters:,} parameters: {folder}")
+    return 0
+
+
+def _card(point: Point, made: dict[str, Any], folder: Path) -> dict[str, Any]:
+    scores = {
+        part: {"packets": found.packets, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        for part, found in point.scores.items()
+    }
+    speeds = folder / SPEEDS / f"{point.key.kind}-{point.key.budget}.json"
+    return {
+        "classes": made["classes"],
+        "data": {"name": made["dataset"], "manifest_sha256": made["dataset_sha256"]},
+        "split": {"name": point.key.split, "shares": "64/16/20"},
+        "training": {
+            **made["recipe"],
+            "rate": point.key.rate,
+            "seed": point.key.seed,
+            "epochs_run": point.epochs,
+        },
+        "scores": {**scores, "flow_vote_accuracy": point.test.vote_accuracy},
+        "cost": read_json(speeds) if speeds.exists() else {},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def best_point(output: Path, split: str) -> Path:
+    """Return the file of a study's best LSTM, or best model without one, by validation accuracy.
+
+    Raises:
+        InputError: the study has no finished point of that split.
+    """
+    files = {point.key: path for path in (output / POINTS).glob("*.json") if (point := read_point(path))}
+    best = best_rates(read_point(path) for path in files.values())
+    found = champion(best, split, "lstm") or champion(best, split)
+    if not found:
+        raise InputError(f"{output}: no finished training of the split {split}")
+    return files[max(found, key=lambda point: point.scores["validation"].accuracy).key]
+
+
+def _costs(output: Path, points: list[Point], stop: Callable[[], bool]) -> Costs:
+    costs: Costs = {}
+    for (_, kind, budget), some in best_rates(points).items():
+        if stop():
+            break
+        if (kind, budget) not in costs:
+            costs[kind, budget] = speeds_of(output / SPEEDS, output / POINTS, some[0])
+    return costs
+
+
+def _show(points: list[Point]) -> None:
+    best = best_rates(points)
+    for split in sorted({split for split, _, _ in best}):
+        for kind in dict.fromkeys(kind for _, kind, _ in best):
+            some = champion(best, split, kind)
+            if some:
+                test = some[0].test
+                print(f"{split:8} {some[0].topology!s:28} {some[0].topology.parameters:>9,} parameters  "
+                      f"accuracy {test.accuracy:.1%}, macro F1 {test.macro_f1:.1%}, "
+                      f"by vote of the flow {test.vote_accuracy:.1%}")  # fmt: skip
+    for point in points:
+        if point.failure:
+            print(f"failed: {point.key}: {point.failure}", file=sys.stderr)
+
+
+def _quiet_trainer() -> None:
+    """Import Keras without the notes about the machine that its backend writes to stderr, whatever it is told."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import keras
+
+        keras.backend.backend()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Key, int, int], None]]:
+    """Show which training runs: a bar on a terminal, a line now and then elsewhere, on stderr."""
+    if not sys.stderr.isatty():
+        yield _lines(total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.description}")
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda key, done, epoch: bar.update(task, completed=done, description=f"{key}, epoch {epoch}")
+
+
+def _lines(total: int) -> Callable[[Key, int, int], None]:
+    last = 0.0
+
+    def told(key: Key, done: int, epoch: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_EVERY_S:
+            last = now
+            print(
+                f"flowgauge: {done} of {total} trainings done; {key}, epoch {epoch}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return told
+
+
+def parse_budget(text: str) -> int:
+    """Return a budget in parameters: ``15000``, ``15k`` or ``1M``; raises SettingsError otherwise."""
+    scale = {"k": 1000, "m": 1_000_000}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    if not digits.isascii() or not digits.isdigit() or not 1000 <= int(digits) * scale <= 20_000_000:
+        raise SettingsError(f"--budgets {text}: a number of parameters, such as 15k or 1M, up to 20M")
+    return int(digits) * scale

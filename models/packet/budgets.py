@@ -1,0 +1,165 @@
+"""How wide the layers of a model are so that it has a given number of parameters. Arithmetic only, no Keras.
+
+The Cape Town study compared models at fifteen budgets and let depth grow before width. Here depth grows where it
+costs little (MLP, transformer); an LSTM stays one layer, since each further layer costs 40 more steps in a row and
+about as much speed as it adds parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from models.packet.dataset import VECTOR_OCTETS
+from schemas.errors import SettingsError
+
+BUDGETS = (
+    15_000, 30_000, 50_000, 100_000, 200_000, 300_000, 350_000, 400_000,
+    500_000, 600_000, 700_000, 800_000, 900_000, 950_000, 1_000_000,
+)  # fmt: skip
+"""Parameters of the study's fifteen points."""
+TOLERANCE = 0.02
+STEPS, STEP_OCTETS = 40, 37
+"""How an LSTM and a transformer read a packet: 40 steps of 37 octets."""
+CONVOLUTIONS = ((16, 4), (5, 2), (5, 2))
+"""(Octets or steps in the kernel, stride) of the 1D-CNN's layers."""
+HEADS = 4
+KINDS = ("svm", "mlp", "lstm", "cnn", "transformer")
+_GOOD = 0.005
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A model's kind, the widths of its layers, and how many parameters that makes with so many classes."""
+
+    kind: str
+    widths: tuple[int, ...]
+    classes: int
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of trained parameters."""
+        return _COUNTS[self.kind](self.widths, self.classes)
+
+    def __str__(self) -> str:
+        """Return it in words, as reports show it."""
+        if self.kind == "svm":
+            return "linear, one versus rest"
+        return f"{self.kind} {'-'.join(map(str, self.widths))}"
+
+
+def solve(kind: str, budget: int, classes: int) -> Topology:
+    """Return the topology of a kind that comes closest to a budget, within ``TOLERANCE``.
+
+    Raises:
+        SettingsError: no such kind, fewer than two classes, or a budget that the kind cannot meet.
+    """
+    if kind not in _CANDIDATES:
+        raise SettingsError(f"model {kind}: there is {', '.join(KINDS)}")
+    if classes < 2:
+        raise SettingsError(f"{classes} class: a classifier needs two at least")
+    if kind == "svm":
+        return Topology(kind, (), classes)
+    best, best_rank = None, (2.0, 0.0)
+    for widths in _CANDIDATES[kind](budget, classes):
+        missed = abs(_COUNTS[kind](widths, classes) - budget) / budget
+        # Near enough is near enough: then the evener of two shapes wins.
+        rank = (max(missed, _GOOD), max(widths) / min(widths))
+        if rank < best_rank:
+            best, best_rank = Topology(kind, widths, classes), rank
+    if best is None or best_rank[0] > TOLERANCE:
+        raise SettingsError(f"{kind} of {budget} parameters with {classes} classes: none comes within 2%")
+    return best
+
+
+def _svm(_widths: tuple[int, ...], classes: int) -> int:
+    return classes * VECTOR_OCTETS + classes
+
+
+def _dense(sizes: Iterable[int]) -> int:
+    return sum(a * b + b for a, b in pairwise(sizes))
+
+
+def _mlp(widths: tuple[int, ...], classes: int) -> int:
+    return _dense((VECTOR_OCTETS, *widths, classes))
+
+
+def _lstm(widths: tuple[int, ...], classes: int) -> int:
+    (units,) = widths
+    return 4 * (units * (STEP_OCTETS + units) + units) + _dense((units, classes))
+
+
+def pooled_steps() -> int:
+    """Return how many steps the 1D-CNN's last layer has."""
+    steps = VECTOR_OCTETS
+    for _kernel, stride in CONVOLUTIONS:
+        steps = -(-steps // stride)
+    return steps
+
+
+def _cnn(widths: tuple[int, ...], classes: int) -> int:
+    total, channels = 0, 1
+    for (kernel, _stride), filters in zip(CONVOLUTIONS, (widths[0], *widths), strict=True):
+        total += kernel * channels * filters + filters
+        channels = filters
+    return total + _dense((pooled_steps() * channels, classes))
+
+
+def blocks(width: int) -> int:
+    """Return how many blocks a transformer of that width has: two, one while it is narrow."""
+    return 1 if width < 32 else 2
+
+
+def _transformer(widths: tuple[int, ...], classes: int) -> int:
+    width, inner = widths
+    block = 4 * (width * width + width) + 4 * width + _dense((width, inner, width))
+    return _dense((STEP_OCTETS, width)) + STEPS * width + blocks(width) * block + _dense((width, classes))
+
+
+_COUNTS: dict[str, Callable[[tuple[int, ...], int], int]] = {
+    "svm": _svm,
+    "mlp": _mlp,
+    "lstm": _lstm,
+    "cnn": _cnn,
+    "transformer": _transformer,
+}
+
+
+def _mlp_candidates(budget: int, classes: int) -> Iterable[tuple[int, ...]]:
+    # Two hidden layers below 200k, three from there on; the last one fills up what 1,480 inputs leave over.
+    depth = 2 if budget < 200_000 else 3
+    for width in range(2, budget // VECTOR_OCTETS + 1):
+        yield from _filled("mlp", (width,) * (depth - 1), budget, classes)
+
+
+def _filled(kind: str, first: tuple[int, ...], budget: int, classes: int) -> Iterable[tuple[int, ...]]:
+    """Yield ``first`` with the one further width, or two, that bring it nearest to the budget."""
+    # The count is linear in the last width.
+    base, step = (_COUNTS[kind]((*first, n), classes) for n in (1, 2))
+    last = 1 + (budget - base) // (step - base)
+    yield from ((*first, n) for n in (last, last + 1) if n >= 2)
+
+
+def _lstm_candidates(budget: int, _classes: int) -> Iterable[tuple[int, ...]]:
+    return ((units,) for units in range(4, int((budget / 4) ** 0.5) + 2))
+
+
+def _cnn_candidates(budget: int, classes: int) -> Iterable[tuple[int, ...]]:
+    for filters in range(2, int((budget / 5) ** 0.5) + 2):
+        yield from _filled("cnn", (filters,), budget, classes)
+
+
+def _transformer_candidates(budget: int, classes: int) -> Iterable[tuple[int, ...]]:
+    for width in range(HEADS, int((budget / 4) ** 0.5) + 2, HEADS):
+        # An inner layer twice as wide as the model is usual; ``solve`` finds the evenest.
+        yield from _filled("transformer", (width,), budget, classes)
+
+
+_CANDIDATES: dict[str, Callable[[int, int], Iterable[tuple[int, ...]]]] = {
+    "svm": lambda _budget, _classes: ((),),
+    "mlp": _mlp_candidates,
+    "lstm": _lstm_candidates,
+    "cnn": _cnn_candidates,
+    "transformer": _transformer_candidates,
+}

@@ -1,0 +1,106 @@
+"""The Keras models. Nothing here names Keras's backend: TensorFlow, JAX and torch build and train them alike.
+
+Every model takes octets as they are, uint8 (rows, 1480), scales them itself, and returns the probability of each
+class, float32 (rows, classes). Import this module only where a model is built: it imports Keras.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from models.packet.budgets import CONVOLUTIONS, HEADS, STEP_OCTETS, STEPS, Topology, blocks
+from models.packet.dataset import VECTOR_OCTETS
+
+
+class OctetMask(layers.Layer):  # type: ignore[misc]
+    """Sets a share of the octets to zero while training, each packet its own; does nothing afterwards.
+
+    Unlike dropout it does not scale up the others: an octet is a code, not a quantity.
+    """
+
+    def __init__(self, share: float, seed: int) -> None:
+        super().__init__()
+        self.share = share
+        self.seeds = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the octets, masked where ``training``."""
+        if not training or not self.share:
+            return inputs
+        shape = keras.ops.shape(inputs)
+        kept = keras.random.uniform(shape, seed=self.seeds) >= self.share
+        return inputs * keras.ops.cast(kept, inputs.dtype)
+
+
+class Positions(layers.Layer):  # type: ignore[misc]
+    """Adds a trained vector to each step, so that attention knows where in the packet it looks."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Make the vectors, one per step."""
+        self.vectors = self.add_weight(shape=shape[1:], initializer="uniform", name="vectors")
+
+    def call(self, inputs: Any) -> Any:
+        """Return the steps with their places added."""
+        return inputs + self.vectors
+
+
+def build(topology: Topology, *, mask: float = 0.0, dropout: float = 0.0, seed: int = 0) -> Any:
+    """Return an untrained ``keras.Model``.
+
+    Args:
+        topology: its kind and widths.
+        mask: share of the octets set to zero while training.
+        dropout: share of the last layer's inputs left out while training.
+        seed: of mask and dropout; the weights follow ``keras.utils.set_random_seed``.
+    """
+    octets = keras.Input((VECTOR_OCTETS,), dtype="uint8", name="octets")
+    scaled = layers.Rescaling(1 / 255, name="scaled")(octets)
+    if mask:
+        scaled = OctetMask(mask, seed)(scaled)
+    body = _BODIES[topology.kind](scaled, topology.widths)
+    if dropout:
+        body = layers.Dropout(dropout, seed=seed)(body)
+    answer = layers.Dense(topology.classes, activation="softmax", dtype="float32", name="probabilities")(body)
+    return keras.Model(octets, answer, name=topology.kind)
+
+
+def _svm(x: Any, _widths: tuple[int, ...]) -> Any:
+    # The answers of a linear SVM, once its weights are set; softmax keeps their order.
+    return x
+
+
+def _mlp(x: Any, widths: tuple[int, ...]) -> Any:
+    for width in widths:
+        x = layers.Dense(width, activation="relu")(x)
+    return x
+
+
+def _lstm(x: Any, widths: tuple[int, ...]) -> Any:
+    return layers.LSTM(widths[0])(layers.Reshape((STEPS, STEP_OCTETS))(x))
+
+
+def _cnn(x: Any, widths: tuple[int, ...]) -> Any:
+    x = layers.Reshape((VECTOR_OCTETS, 1))(x)
+    for (kernel, stride), filters in zip(CONVOLUTIONS, (widths[0], *widths), strict=True):
+        x = layers.Conv1D(filters, kernel, strides=stride, padding="same", activation="relu")(x)
+    # Not pooled over the packet: where in it something stands says much in a protocol.
+    return layers.Flatten()(x)
+
+
+def _transformer(x: Any, widths: tuple[int, ...]) -> Any:
+    width, inner = widths
+    x = layers.Dense(width)(layers.Reshape((STEPS, STEP_OCTETS))(x))
+    x = Positions()(x)
+    for _ in range(blocks(width)):
+        before = layers.LayerNormalization()(x)
+        attention = layers.MultiHeadAttention(HEADS, width // HEADS)
+        x = layers.Add()([x, attention(before, before)])
+        before = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.Dense(width)(layers.Dense(inner, activation="relu")(before))])
+    return layers.GlobalAveragePooling1D()(x)
+
+
+_BODIES = {"svm": _svm, "mlp": _mlp, "lstm": _lstm, "cnn": _cnn, "transformer": _transformer}
