@@ -10,7 +10,7 @@ from typing import Any
 Record = dict[str, Any]
 
 SOURCES = ("probe", "replay")
-ORDER = (*SOURCES, "flows", "models")
+ORDER = (*SOURCES, "flows", "models", "record")
 WINDOW_S = 10.0
 GRACE_NS = 2_000_000_000
 """What was sent so long before a stage told its counts, while nothing waited, must be in them."""

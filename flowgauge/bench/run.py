@@ -21,7 +21,7 @@ from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
-STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "publish", "latency")
+STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "publish", "record", "latency")
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
 
@@ -141,6 +141,10 @@ class _Bench:
                     self._corpus, self._streams, self._bus, options.external_bus, options.min_seconds, _step
                 )
             ]
+        if stage == "record":
+            from flowgauge.bench.stages.record import record
+
+            return record(self._corpus, self._streams, self._bus.partitions, self._options.min_seconds)
         if stage == "latency":
             from flowgauge.bench.stages.latency import PARTITIONS, Setup, latency
 

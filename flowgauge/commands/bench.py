@@ -48,9 +48,9 @@ def command(
     Captures are expanded into temporary files first and repeated, with event time going on, until the run is
     long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
     give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
-    exactly one flow record; where not, the exit code is 1. Two stages have to be asked
-    for: publish, predictions into Kafka from one process; latency, which sends packets at a steady rate and
-    measures how long after a packet batch was sent its predictions can be read.
+    exactly one flow record; where not, the exit code is 1. Three stages have to be asked for: publish, predictions
+    into Kafka from one process; record, feature rows and predictions into Parquet; latency, which sends packets at
+    a steady rate and measures how long after a packet batch was sent its predictions can be read.
     """
     from flowgauge.bench.run import BenchOptions, parse_stages, run
     from flowgauge.settings import load

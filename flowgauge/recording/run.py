@@ -15,7 +15,7 @@ from flowgauge.recording.segment import Recorder
 from flowgauge.recording.source import Reader, Source, choose
 from flowgauge.recording.store import Store
 from flowgauge.settings import Effective
-from flowgauge.workers import waiting
+from flowgauge.workers import waiting as tell_waiting
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, topic_name
 from producers.health import Health
@@ -43,7 +43,7 @@ def run(effective: Effective, out: Path, beginning: bool, follow: bool, stop: Ca
     bus, settings = effective.get("bus", BusSettings), effective.get("record", RecordSettings)
     with Store(out) as store:  # a folder that cannot be used is told before the bus is waited for
         sink = BusProducer(bus)
-        if not sink.connect(on_wait=waiting):
+        if not sink.connect(on_wait=tell_waiting):
             return Totals()
         client = admin(bus)
         there = broker_topics(client, bus)
@@ -186,8 +186,9 @@ class Worker:
             return
         self._next_telemetry_s = now_s + (interval_s or 1.0)
         meter = self._recorder.meter
-        meter.lag_records = self._reader.lag(self._recorder.position)
-        self.health.tick(meter.lag_records, self._done)
+        waiting = self._reader.lag(self._recorder.position)
+        self.health.tick(waiting, self._done)
+        meter.lag_records = None if last else waiting  # without lag it is a process's last word
         if interval_s:
             record: dict[str, Any] = meter.snapshot()
             self._sink.produce(
