@@ -13,6 +13,7 @@ from flowgauge.commands import (
     broker,
     check,
     costs,
+    dataset,
     demo,
     feature,
     flows,
@@ -49,6 +50,7 @@ app.command("models")(models.command)
 app.command("flows")(flows.command)
 app.command("label")(label.command)
 app.command("labels")(labels.command)
+app.command("dataset")(dataset.command)
 app.command("tail")(tail.command)
 app.command("record")(record.command)
 app.command("topics")(topics.command)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
 from producers.decoder.kernel import Frames, allocate_frames
+from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState, allocate_state
 from producers.sources.pcap import PcapReader, is_pcap, walk_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng, walk_pcapng
@@ -98,7 +99,9 @@ class _PcapFrames(PcapReader):
         super().__init__(window)
         self._sink, self._list = sink, allocate_frames(_ROOM)
 
-    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+    def _decode(
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+    ) -> tuple[int, int]:
         window = self.window
         at, count, stopped = walk_pcap(window.raw, window.start, window.end, self._header, self._list, _ROOM)
         self._sink.take(window.raw, self._list, count)
@@ -111,7 +114,9 @@ class _PcapngFrames(PcapngReader):
         super().__init__(window)
         self._sink, self._list = sink, allocate_frames(_ROOM)
 
-    def _decode(self, columns: PacketColumns, row: int, state: DecodeState) -> tuple[int, int]:
+    def _decode(
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+    ) -> tuple[int, int]:
         window = self.window
         at, count, stopped = walk_pcapng(
             window.raw, window.start, window.end, self._big, self._interfaces, self._interface_count,

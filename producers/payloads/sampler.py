@@ -127,7 +127,7 @@ def _allocate(rows: int, data: NDArray[np.uint8]) -> PayloadRows:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _deadline(flow: Any, choice: _Choice) -> int:
-    deadline = min(flow.last_ns + choice.idle_ns, flow.start_ns + choice.active_ns)
+    deadline: int = min(flow.last_ns + choice.idle_ns, flow.start_ns + choice.active_ns)
     if flow.marks & _ENDED:
         deadline = min(deadline, flow.last_ns + choice.linger_ns)
     return deadline
@@ -147,7 +147,7 @@ def _find(memory: _Memory, flow_hash: np.uint64) -> int:
 def _make_room(memory: _Memory, flow_hash: np.uint64, choice: _Choice, counts: NDArray[np.int64]) -> int:
     """Return a place for a new flow: a free one, one of a flow that is over, or the longest silent flow's."""
     first = np.int64(flow_hash & np.uint64(len(memory.flow_hash) // WAYS - 1)) * WAYS
-    silent = first
+    silent = int(first)
     for place in range(first, first + WAYS):
         flow = memory.flows[place]
         partition = partition_of(memory.flow_hash[place], len(memory.watermark))
@@ -339,7 +339,7 @@ class PayloadSampler:
         """The chosen packets of the block; good until the next one is begun."""
         out, filled = self._out, self._filled
         used = int(out.end[filled - 1]) if filled else 0
-        return PayloadRows(*(column[:filled] for column in out[:-1]), out.data[:used])  # type: ignore[arg-type]
+        return PayloadRows(*(column[:filled] for column in out[:-1]), out.data[:used])  # type: ignore[arg-type,call-arg]
 
     def told(self) -> dict[str, int]:
         """Return the counts by name."""
