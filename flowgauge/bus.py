@@ -38,7 +38,7 @@ class TopicState:
 def project_topics(streams: StreamsSettings) -> dict[str, Topic]:
     """Return the project's topics by plain name, those of configured representations included."""
     out = {topic.name: topic for topic in TOPICS}
-    for representation in streams.representations:
+    for representation in streams.computed:
         name = f"features.{representation.name}"
         out.setdefault(
             name,

@@ -30,7 +30,7 @@ class LargestFlows:
         """Take the batch's rows into account."""
         octets = (batch.columns["octets_fwd"] + batch.columns["octets_rev"]).astype(np.int64)
         top = np.argsort(-octets, kind="stable")[: self.count]
-        columns = {name: column[top] for name, column in batch.columns.items()}
+        columns = {name: c if name == "texts" else c[top] for name, c in batch.columns.items()}
         part = FeatureBatch(batch.probe, batch.representation, batch.partition, batch.feature_names, columns)
         listed = {k: c.tolist() if isinstance(c, np.ndarray) else c for k, c in record_columns(part).items()}
         rows = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]

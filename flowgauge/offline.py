@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowgauge.largest import LargestFlows
 from flowgauge.progress import progress
+from flowgauge.records import FIELDS, SERVICE_FIELDS
 from flowgauge.settings import Effective
 from flowgauge.writers import open_writer
 from producers.config import BusSettings
@@ -18,6 +20,11 @@ from schemas.features import FeatureBatch
 from streams.codegen import resolve
 from streams.config import StreamsSettings
 from streams.offline import OfflineSummary, run_offline
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_RULES_SHOWN = 10
 
 
 def run(
@@ -35,8 +42,9 @@ def run(
     with ExitStack() as stack:
         on_batch: Callable[[FeatureBatch], None] = largest.add
         if output is not None:
-            names = resolve(settings.representations, settings.feature_files)[0].names
-            on_batch = stack.enter_context(open_writer(output, names)).write
+            names = resolve(settings.computed, settings.feature_files)[0].names
+            fields = {**FIELDS, **SERVICE_FIELDS} if settings.services else FIELDS
+            on_batch = stack.enter_context(open_writer(output, names, fields)).write
         summary = run_offline(
             captures,
             settings,
@@ -60,10 +68,16 @@ def only(settings: StreamsSettings, representation: str) -> StreamsSettings:
     Raises:
         SettingsError: there is none of that name.
     """
-    for found in settings.representations:
+    for found in settings.computed:
         if found.name == representation:
-            return settings.model_copy(update={"representations": (found,)})
-    names = ", ".join(r.name for r in settings.representations)
+            number = found.service_number
+            services = tuple(
+                service if at == number else service.model_copy(update={"collect": ()})
+                for at, service in enumerate(settings.services, 1)
+            )
+            chosen = () if number else (found,)
+            return settings.model_copy(update={"representations": chosen, "services": services})
+    names = ", ".join(r.name for r in settings.computed)
     raise SettingsError(f"--representation {representation}: there is {names}")
 
 
@@ -82,3 +96,23 @@ def _print(summary: OfflineSummary, largest: LargestFlows, output: Path | None) 
     rows = sum(summary.rows.values())
     written = f", {rows} rows in {output}" if output else ""
     console.print(f"{summary.flows} flows{written}, {summary.duration_s:.2f} s", highlight=False)
+    if summary.services:
+        _print_services(summary, console)
+
+
+def _print_services(summary: OfflineSummary, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="Services", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("service")
+    for what in ("flows", "packets", "octets"):
+        table.add_column(what, justify="right")
+    for name, counted in summary.services.items():
+        table.add_row(name, *(str(counted[what]) for what in ("flows", "packets", "octets")))
+    console.print(table)
+    for rule in summary.rules_without_match[:_RULES_SHOWN]:
+        console.print(f"matched nothing: {rule}", highlight=False)
+    more = len(summary.rules_without_match) - _RULES_SHOWN
+    if more > 0:
+        console.print(f"and {more} rules more matched nothing", highlight=False)

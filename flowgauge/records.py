@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from schemas.columns import Array
 from schemas.community_id import community_ids
-from schemas.features import FeatureBatch, FlowEndReason
+from schemas.features import FeatureBatch, FlowEndReason, ServiceFoundBy
+from schemas.packets import split_names
 
 FIELDS: dict[str, str] = {
     "flow_id": "string",
@@ -38,6 +39,14 @@ FIELDS: dict[str, str] = {
 }
 """Field to Arrow type; the features of the representation follow, as float32."""
 
+SERVICE_FIELDS: dict[str, str] = {
+    "service": "string",
+    "service_found_by": "string",
+    "server_name": "string",
+}
+"""Fields that follow where services are named in the settings."""
+
+_FOUND_BY = np.array([way.text for way in ServiceFoundBy], dtype=object)
 _REASONS = np.array([reason.text for reason in FlowEndReason], dtype=object)
 
 
@@ -66,7 +75,10 @@ def flow_id_texts(flow_ids: Array) -> list[str]:
 
 
 def record_columns(batch: FeatureBatch) -> dict[str, Any]:
-    """Return the batch's FIELDS, each a list or array of its rows (features are not among them)."""
+    """Return the batch's FIELDS, each a list or array of its rows (features are not among them).
+
+    SERVICE_FIELDS are there too where the batch has services.
+    """
     columns = batch.columns
     made: dict[str, Any] = {
         "flow_id": flow_id_texts(columns["flow_id"]),
@@ -77,7 +89,17 @@ def record_columns(batch: FeatureBatch) -> dict[str, Any]:
         "duration_ns": columns["end_ns"] - columns["start_ns"],
         "flow_end_reason": _REASONS[columns["flow_end_reason"]],
     }
-    return {name: made[name] if name in made else columns[name] for name in FIELDS}
+    fields = {name: made[name] if name in made else columns[name] for name in FIELDS}
+    return {**fields, **_service_fields(columns)} if "service" in columns else fields
+
+
+def _service_fields(columns: dict[str, Array]) -> dict[str, Any]:
+    texts = np.array(split_names(columns["texts"]), dtype=object)
+    return {
+        "service": texts[columns["service"]],
+        "service_found_by": _FOUND_BY[columns["service_found_by"]],
+        "server_name": texts[columns["server_name"]],
+    }
 
 
 def short_floats(values: Array) -> NDArray[np.float64]:

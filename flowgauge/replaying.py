@@ -11,8 +11,8 @@ from flowgauge.interrupt import stopping
 from flowgauge.messages import duration, short
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
-from flowgauge.wanted import wanted_columns
-from producers.config import BusSettings, ReplaySettings
+from flowgauge.wanted import replay_settings, wanted_columns
+from producers.config import BusSettings
 from producers.probes import ProbeSpec
 from producers.replay import ReplayFailed, ReplayOptions, run_replay
 from producers.summary import ReplaySummary
@@ -27,9 +27,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Replay and print what ``flowgauge replay`` prints; the summary comes also when the bus failed."""
-    options = ReplayOptions(
-        speed, loops, labels, effective.get("replay", ReplaySettings), wanted_columns(effective)
-    )
+    options = ReplayOptions(speed, loops, labels, replay_settings(effective), wanted_columns(effective))
     bus = effective.get("bus", BusSettings)
     with stopping() as stop:
         try:

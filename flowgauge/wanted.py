@@ -1,9 +1,9 @@
-"""Which packet columns a probe is to send: those the settings name, and those the chosen features need."""
+"""What a probe is to send: packet columns and names that the settings ask for, or that services and features need."""
 
 from __future__ import annotations
 
 from flowgauge.settings import Effective
-from producers.config import PacketsSettings
+from producers.config import PacketsSettings, ReplaySettings
 from schemas.packets import Extra
 from streams.codegen import needed_columns, resolve
 from streams.config import StreamsSettings
@@ -17,4 +17,12 @@ def wanted_columns(effective: Effective) -> Extra:
     """
     chosen = effective.get("packets", PacketsSettings).extra
     streams = effective.get("streams", StreamsSettings)
-    return chosen.with_(needed_columns(resolve(streams.representations, streams.feature_files)))
+    return chosen.with_(needed_columns(resolve(streams.computed, streams.feature_files)))
+
+
+def replay_settings(effective: Effective) -> ReplaySettings:
+    """Return the settings of the replay, which looks for names of servers where services are told by them."""
+    replay = effective.get("replay", ReplaySettings)
+    if effective.get("streams", StreamsSettings).services:
+        return replay.model_copy(update={"names": True})
+    return replay

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +30,15 @@ _ROWS_AT_ONCE = 65_536
 class Writer(ABC):
     """A file of feature rows; a context manager that keeps the file only if the block ends well.
 
-    ``feature_names`` are the columns after FIELDS. A batch with other names, or the same in another order, is
+    ``feature_names`` are the columns after ``fields``. A batch with other names, or the same in another order, is
     put in theirs; what it lacks is left empty.
     """
 
-    def __init__(self, path: Path, feature_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, feature_names: tuple[str, ...], fields: Mapping[str, str] = FIELDS
+    ) -> None:
         self.path = path
+        self.fields = fields
         self.feature_names = feature_names
         self.rows = 0
         self._target = path
@@ -137,8 +141,8 @@ class JsonLinesWriter(Writer):
     def _begin(self) -> None:
         # Every value but the probe's name is a number or a text without anything to escape, so that a
         # template does, in half the time that the json module takes.
-        quoted = [f'"{name}":' + ('"%s"' if kind == "string" else "%s") for name, kind in FIELDS.items()]
-        quoted[list(FIELDS).index("probe")] = '"probe":%s'
+        quoted = [f'"{name}":' + ('"%s"' if kind == "string" else "%s") for name, kind in self.fields.items()]
+        quoted[list(self.fields).index("probe")] = '"probe":%s'
         names = [json.dumps(name).replace("%", "%%") for name in self.feature_names]
         self._line = "{" + ",".join(quoted + [f"{name}:%s" for name in names]) + "}\n"
 
@@ -159,7 +163,7 @@ class CsvWriter(Writer):
     def _begin(self) -> None:
         self._text = io.TextIOWrapper(self._file, encoding="utf-8", newline="")
         self._csv = csv.writer(self._text, lineterminator="\n")
-        self._csv.writerow((*FIELDS, *self.feature_names))
+        self._csv.writerow((*self.fields, *self.feature_names))
 
     def _rows(self, columns: dict[str, Any], features: Array) -> None:
         self._csv.writerows(zip(*_lists(columns, features, ""), strict=True))
@@ -176,7 +180,7 @@ class ParquetWriter(Writer):
         import pyarrow.parquet as pq
 
         self._pa = pa
-        fields = [pa.field(name, getattr(pa, kind)(), nullable=False) for name, kind in FIELDS.items()]
+        fields = [pa.field(name, getattr(pa, kind)(), nullable=False) for name, kind in self.fields.items()]
         fields += [pa.field(name, pa.float32()) for name in self.feature_names]
         self._schema = pa.schema(fields)
         self._waiting: list[Any] = []
@@ -185,7 +189,8 @@ class ParquetWriter(Writer):
 
     def _rows(self, columns: dict[str, Any], features: Array) -> None:
         arrays = [
-            self._pa.array(columns[name], type=getattr(self._pa, kind)()) for name, kind in FIELDS.items()
+            self._pa.array(columns[name], type=getattr(self._pa, kind)())
+            for name, kind in self.fields.items()
         ]
         arrays += [self._pa.array(np.ascontiguousarray(features[:, at])) for at in range(features.shape[1])]
         self._waiting.append(self._pa.record_batch(arrays, schema=self._schema))
@@ -206,7 +211,7 @@ class ParquetWriter(Writer):
 FORMATS: dict[str, type[Writer]] = {".parquet": ParquetWriter, ".csv": CsvWriter, ".jsonl": JsonLinesWriter}
 
 
-def open_writer(path: Path, feature_names: tuple[str, ...]) -> Writer:
+def open_writer(path: Path, feature_names: tuple[str, ...], fields: Mapping[str, str] = FIELDS) -> Writer:
     """Return the writer for a file name's ending.
 
     Raises:
@@ -216,4 +221,4 @@ def open_writer(path: Path, feature_names: tuple[str, ...]) -> Writer:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise SettingsError(f"{path}: the name must end with one of {', '.join(FORMATS)}")
-    return kind(path, feature_names)
+    return kind(path, feature_names, fields)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from schemas.codec import decode, encode, schema
 from schemas.columns import Array, columns_of, pack, unpack
 from schemas.errors import CodecError
 
-COLUMNS = columns_of(schema("FeatureBatch"))
+_DECLARED = columns_of(schema("FeatureBatch"))
+SERVICE_COLUMNS = tuple(c for c in _DECLARED if c.rows in ("service_rows", "texts_octets"))
+"""Columns of rows where services are named in the settings; others lack them."""
+COLUMNS = tuple(c for c in _DECLARED if c not in SERVICE_COLUMNS)
 ROW_COLUMNS = tuple(c for c in COLUMNS if c.width_field is None)
 
 
@@ -68,8 +72,32 @@ class FeatureBatch:
                 "feature_count": len(self.feature_names),
                 "row_count": self.rows,
                 **pack(self.columns, COLUMNS),
+                **self._services(),
             },
         )
+
+    def _services(self) -> dict[str, Any]:
+        if "service" not in self.columns:
+            return {"service_rows": 0, "texts_octets": 0, **{c.name: b"" for c in SERVICE_COLUMNS}}
+        counts = {"service_rows": self.rows, "texts_octets": len(self.columns["texts"])}
+        return {**counts, **pack(self.columns, SERVICE_COLUMNS)}
+
+
+class ServiceFoundBy(IntEnum):
+    """How the service of a flow was found."""
+
+    NOTHING = 0
+    DNS = 1
+    TLS_SNI = 2
+    QUIC_SNI = 3
+    HTTP_HOST = 4
+    PREFIX = 5
+    PORT = 6
+
+    @property
+    def text(self) -> str:
+        """Return the way as records spell it; empty where the service is unknown."""
+        return self.name.lower() if self else ""
 
 
 def decode_feature_batch(data: bytes) -> FeatureBatch:
@@ -84,6 +112,8 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
     columns = unpack(record, COLUMNS)
     if len(columns["flow_end_reason"]) and int(columns["flow_end_reason"].max()) > max(FlowEndReason):
         raise CodecError(f"a flow end reason of {int(columns['flow_end_reason'].max())}")
+    if record["service_rows"]:
+        columns.update(_decode_services(record))
     return FeatureBatch(
         probe=record["probe"],
         representation=record["representation"],
@@ -97,3 +127,17 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
         flows_sent_time_ns=record["flows_sent_time_ns"],
         replayed=record["replayed"],
     )
+
+
+def _decode_services(record: dict[str, Any]) -> dict[str, Array]:
+    columns = unpack(record, SERVICE_COLUMNS)
+    if record["service_rows"] != record["row_count"]:
+        raise CodecError(f"services of {record['service_rows']} rows for {record['row_count']} rows")
+    text = columns["texts"].tobytes()
+    if not text.isascii():
+        raise CodecError("names of services that are no ASCII")
+    if max(int(columns["service"].max()), int(columns["server_name"].max())) > text.count(b"\n"):
+        raise CodecError("a service or server without a name")
+    if int(columns["service_found_by"].max()) > max(ServiceFoundBy):
+        raise CodecError("a service found in an unknown way")
+    return columns

@@ -12,6 +12,7 @@ from schemas.errors import CodecError
 from streams.partition import Partition, ProbeState
 from streams.plan import Plan
 from streams.probe_flows import ProbeFlows
+from streams.services.named import FlowNames
 
 LEVEL = 1
 """zstd's fastest ordinary level: rows are mostly zeros, and a handover should not take long."""
@@ -34,6 +35,8 @@ def save(partition: Partition) -> bytes:
                 "replayed": probe.replayed,
                 "counters": probe.flows.counters.tolist(),
                 "clock_steps": probe.flows.clock_steps,
+                "names": probe.flows.names.texts,
+                "usage": probe.flows.usage.tolist(),
             }
         )
     text = json.dumps({"layout": partition.plan.layout, "probes": head, "counters": partition.counters})
@@ -79,6 +82,8 @@ def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
         flows.load(rows, entry["watermark_ns"])
         flows.counters[:] = entry["counters"]
         flows.clock_steps = entry["clock_steps"]
+        flows.names = FlowNames(flows.book, entry["names"])
+        flows.usage[:] = entry["usage"]
         sequences = {int(epoch): int(sequence) for epoch, sequence in entry["sequences"]}
         partition.probes[entry["probe"]] = ProbeState(flows, sequences, monotonic_ns, entry["replayed"])
     if at != len(raw):

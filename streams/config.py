@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from producers.config import MetricsSettings
 from schemas.settings import Settings
+from streams.services.config import ServiceSettings
 
 Kind = Literal["early", "window", "flow"]
 
@@ -35,9 +36,25 @@ class RepresentationSettings(Settings):
         return name
 
     @property
+    def service_number(self) -> int:
+        """Return the number of the service whose flows alone have rows; 0: all flows do."""
+        return 0
+
+    @property
     def every_ns(self) -> int:
         """Return the length of the windows in ns."""
         return round(self.every_s * 1e9)
+
+
+class ServiceRepresentation(RepresentationSettings):
+    """What a service collects: windows of its own flows."""
+
+    number: int
+
+    @property
+    def service_number(self) -> int:
+        """Return the service's number, from 1."""
+        return self.number
 
 
 DEFAULT_REPRESENTATIONS = (
@@ -139,9 +156,31 @@ class StreamsSettings(WorkerSettings):
         description="What is computed about each flow, and when.",
     )
 
+    services: tuple[ServiceSettings, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Services that flows belong to, and what is collected about each.",
+    )
+
+    @property
+    def computed(self) -> tuple[RepresentationSettings, ...]:
+        """Return all representations: those of every flow, then what services collect of theirs."""
+        own = (
+            ServiceRepresentation(
+                name=s.name, kind="window", features=s.collect, every_s=s.every_s, number=number
+            )
+            for number, s in enumerate(self.services, 1)
+            if s.collect
+        )
+        return (*self.representations, *own)
+
     @model_validator(mode="after")
     def _names_differ(self) -> StreamsSettings:
-        names = [r.name for r in self.representations]
+        names = [s.name for s in self.services]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"two services are named {twice.pop()!r}")
+        names = [r.name for r in self.computed]
         twice = {n for n in names if names.count(n) > 1}
         if twice:
             raise ValueError(f"two representations are named {twice.pop()!r}")

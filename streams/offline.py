@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from producers.batcher import Batcher
+from producers.columns import PacketColumns
+from producers.names.finder import Event, NameFinder
 from producers.sources.capture import Capture, open_capture
 from schemas.features import FeatureBatch
 from schemas.packets import PacketBatch
@@ -32,6 +36,9 @@ class OfflineSummary:
     rows: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
+    services: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Packets, octets and flows by service; those of no service under "unknown". Empty where none is named."""
+    rules_without_match: list[str] = field(default_factory=list)
     duration_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -41,6 +48,11 @@ class OfflineSummary:
             "flows": self.flows,
             "rows": dict(self.rows),
             "counters": dict(self.counters),
+            **(
+                {"services": self.services, "rules_without_match": self.rules_without_match}
+                if self.services
+                else {}
+            ),
             "warnings": self.warnings,
             "duration_s": round(self.duration_s, 3),
         }
@@ -56,15 +68,22 @@ class Offline:
         """Make ready; raises SettingsError for an unknown feature."""
         plan = Plan(settings)
         self.probe = probe
-        self.batcher = Batcher(partitions, extra=plan.needs)
+        self.names = NameFinder() if settings.services else None
+        """Who looks for names of servers: to be given to ``open_capture``."""
+        self.batcher = Batcher(partitions, extra=plan.needs, names=self.names is not None)
         self.partitions = [Partition(plan, number) for number in range(partitions)]
         self._sequences = [0] * partitions
 
     def feed(self, capture: Capture) -> Iterator[FeatureBatch]:
         """Yield the rows that a capture's packets make due, up to the last full batch."""
         for block in capture.blocks(extra=self.batcher.extra):
-            for number, columns in self.batcher.add(block):
-                yield from self._apply(number, columns)
+            yield from self.take(block)
+
+    def take(self, block: PacketColumns) -> Iterator[FeatureBatch]:
+        """Yield the rows that a block, the one that the capture gave last, makes due."""
+        events: list[Event] = [] if self.names is None else self.names.take()
+        for number, columns in self.batcher.add(block, 0, events):
+            yield from self._apply(number, columns)
 
     def end(self) -> Iterator[FeatureBatch]:
         """Yield what is left: the last batches' rows, then those of all flows, ended by force."""
@@ -72,6 +91,24 @@ class Offline:
             yield from self._apply(number, columns)
         for partition in self.partitions:
             yield from partition.end_all(0)
+
+    def services(self) -> dict[str, dict[str, int]]:
+        """Return packets, octets and flows by service, and of none ("unknown")."""
+        names = ("unknown", *self.partitions[0].plan.services)
+        usage = sum(probe.flows.usage for p in self.partitions for probe in p.probes.values())
+        counted = np.zeros((len(names), 3), np.int64) + usage
+        return {
+            name: dict(zip(("packets", "octets", "flows"), row, strict=True))
+            for name, row in zip(names, counted.tolist(), strict=True)
+        }
+
+    def unused_rules(self) -> list[str]:
+        """Return the rules that matched nothing."""
+        books = [probe.flows.book for p in self.partitions for probe in p.probes.values()]
+        if not books:
+            return []
+        unused = set.intersection(*(set(book.unused()) for book in books))
+        return [text for text in books[0].texts if text in unused]
 
     def _apply(self, number: int, columns: dict[str, Any]) -> Iterator[FeatureBatch]:
         sequence = self._sequences[number]
@@ -123,10 +160,9 @@ def run_offline(
             on_batch(batch)
 
     for done, path in enumerate(captures):
-        with open_capture(path) as capture:
+        with open_capture(path, names=offline.names) as capture:
             for block in capture.blocks(extra=offline.batcher.extra):
-                for number, columns in offline.batcher.add(block):
-                    take(offline._apply(number, columns))
+                take(offline.take(block))
                 if on_progress:
                     share = capture.bytes_read / capture.size if capture.size else 0.0
                     on_progress(summary.read + capture.counters.read, (done + share) / len(captures))
@@ -135,6 +171,9 @@ def run_offline(
             summary.skipped.update(capture.counters.skipped)
             summary.warnings += capture.warnings
     take(offline.end())
+    if settings.services:
+        summary.services = offline.services()
+        summary.rules_without_match = offline.unused_rules()
     for partition in offline.partitions:
         summary.counters.update(partition.counts())
     summary.flows = sum(n for name, n in summary.counters.items() if name.startswith("closed_"))

@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.features import FeatureBatch
 from schemas.packets import PacketBatch
 from streams.plan import Plan
@@ -54,9 +57,24 @@ class Partition:
     def counts(self) -> Counter[str]:
         """Return all counters by name, those of the flow tables included."""
         total = self.counters.copy()
-        for probe in self.probes.values():
+        for name, probe in self.probes.items():
             total.update(probe.flows.counts())
+            total.update(self._usage(name, probe.flows.usage))
         return total
+
+    def _usage(self, probe: str, usage: NDArray[np.int64]) -> dict[str, int]:
+        """Return what flows of each service sent; what belongs to none is told per probe."""
+        out: dict[str, int] = {}
+        for name, counted in zip(("", *self.plan.services), usage.tolist(), strict=True):
+            of = f"service_{name}" if name else f"unknown_{probe}"
+            if self.plan.services:
+                out.update(
+                    {
+                        f"{of}_{what}": n
+                        for what, n in zip(("packets", "octets", "flows"), counted, strict=True)
+                    }
+                )
+        return out
 
     def forget_counts(self) -> None:
         """Set all counters to 0: a restored partition counts what its new worker does."""
@@ -64,6 +82,7 @@ class Partition:
         for probe in self.probes.values():
             probe.flows.counters[:] = 0
             probe.flows.clock_steps = 0
+            probe.flows.usage[:] = 0
 
     def apply(self, batch: PacketBatch, received_time_ns: int, monotonic_ns: int) -> Iterator[FeatureBatch]:
         """Fold a batch in and yield the rows it makes due; a batch seen before changes nothing.
@@ -134,6 +153,7 @@ class Partition:
         self, name: str, probe: ProbeState, rows: Rows, cause: PacketBatch | None, received_time_ns: int
     ) -> FeatureBatch:
         number, columns = rows
+        columns = probe.flows.told(columns)
         representation = self.plan.representations[number]
         self.counters[f"rows_{representation.name}"] += len(columns["flow_id"])
         return FeatureBatch(

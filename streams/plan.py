@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from schemas.columns import Array
 from streams.codegen import load_kernel, needed_columns, resolve, row_dtype
 from streams.config import StreamsSettings
 from streams.constants import ROOM, Limits
-from streams.rows import IDENTITY, columns_from
+from streams.rows import IDENTITY, IDENTITY_WITH_SERVICE, columns_from
 
 MAX_ROWS = 2048
 MAX_MESSAGE_BYTES = 900_000
@@ -36,11 +36,15 @@ class Plan:
     def __init__(self, settings: StreamsSettings) -> None:
         """Compile (or load from the cache) the kernel; raises SettingsError for an unknown feature."""
         self.settings = settings
-        self.representations = resolve(settings.representations, settings.feature_files)
+        self.representations = resolve(settings.computed, settings.feature_files)
+        self.services = tuple(service.name for service in settings.services)
+        """Names of the services, whose numbers count from 1."""
+        has_services = bool(self.services)
+        identity = IDENTITY_WITH_SERVICE if has_services else IDENTITY
         self.needs = needed_columns(self.representations)
         """Packet columns that the features need beyond the usual ones."""
-        self.row_dtype = row_dtype(self.representations)
-        self.kernel = load_kernel(self.representations)
+        self.row_dtype = row_dtype(self.representations, has_services)
+        self.kernel = load_kernel(self.representations, has_services)
         self.limits = Limits(
             idle_ns=round(settings.idle_timeout_s * 1e9),
             active_ns=round(settings.active_timeout_s * 1e9),
@@ -50,7 +54,7 @@ class Plan:
         )
         rows = self._buffer_rows()
         self.outs = tuple(
-            Out(np.zeros(rows, IDENTITY), np.zeros((rows, len(rep.names)), np.float32))
+            Out(np.zeros(rows, identity), np.zeros((rows, len(rep.names)), np.float32))
             for rep in self.representations
         )
         self.filled = np.zeros(len(self.representations), np.int64)
@@ -61,13 +65,15 @@ class Plan:
         for rep in self.representations:
             # The names of the columns stand in each message.
             room = MAX_MESSAGE_BYTES - sum(len(name) + 2 for name in rep.names)
-            rows = min(rows, room // (IDENTITY.itemsize + 4 * len(rep.names)))
+            rows = min(rows, room // (IDENTITY_WITH_SERVICE.itemsize + 4 * len(rep.names)))
         return max(ROOM + 1, rows)
 
     @property
     def layout(self) -> str:
         """Return a digest of what saved rows depend on: equal layouts can take over each other's state."""
-        shape = repr((self.row_dtype.descr, [r.settings.model_dump() for r in self.representations]))
+        fields: Mapping[str, Any] = self.row_dtype.fields or {}
+        rows = sorted((offset, name, str(kind)) for name, (kind, offset, *_) in fields.items())
+        shape = repr((rows, [r.settings.model_dump() for r in self.representations], self.services))
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
     def drain(self) -> Iterator[tuple[int, dict[str, Array]]]:

@@ -13,6 +13,8 @@ from schemas.flow_key import probe_hash_of
 from schemas.packets import COLUMNS, MAX_PACKETS, with_extra
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
+from streams.services.named import NO_NAMES, FlowNames, told
+from streams.services.rules import RuleBook
 from streams.table import ACTIVE, HIGH_WATER, NEVER_NS, WATERMARK, new_table, used_bytes
 
 SWEEP_ROWS = 4096
@@ -45,6 +47,10 @@ class BatchColumns(NamedTuple):
     head_packet: NDArray[np.uint16]
     head_length: NDArray[np.uint16]
     head: NDArray[np.uint8]
+    name_packet: NDArray[np.uint16]
+    flow_name: NDArray[np.uint32]
+    name_service: NDArray[np.uint16]
+    name_source: NDArray[np.uint8]
 
 
 def _readonly(column: Array) -> Array:
@@ -61,6 +67,8 @@ def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
         for name, column in with_extra(columns).items()
         if name in BatchColumns._fields
     }
+    for name, column in NO_NAMES.items():
+        views.setdefault(name, _readonly(column))
     return BatchColumns(**views)
 
 
@@ -74,6 +82,10 @@ class ProbeFlows:
         self.table = new_table(plan.row_dtype, max_flows or plan.settings.max_flows)
         self.counters = np.zeros(COUNTERS, np.int64)
         self.clock_steps = 0
+        self.book = RuleBook(plan.settings.services, probe)
+        self.names = FlowNames(self.book)
+        self.usage = np.zeros((len(plan.services) + 1, 3), np.int64)
+        """Packets, octets and flows by service; service 0 is unknown."""
         self._slots = np.empty(MAX_PACKETS, np.int32)
         self._hand = 0
 
@@ -109,7 +121,11 @@ class ProbeFlows:
 
     def apply(self, columns: Mapping[str, Array]) -> Iterator[Rows]:
         """Fold a packet batch's columns in, and close what their event time makes due."""
-        plan, batch = self.plan, batch_columns(columns)
+        plan = self.plan
+        if plan.services:
+            self._tidy_names()
+            columns = {**columns, **self.names.columns(columns)}
+        batch = batch_columns(columns)
         packets, at = len(batch.time_ns), 0
         self._slots[:] = -1
         while True:
@@ -122,6 +138,8 @@ class ProbeFlows:
                 plan.outs,
                 plan.filled,
                 self.counters,
+                self.book.rules,
+                self.usage,
                 at,
             )
             if status == FULL:
@@ -178,6 +196,18 @@ class ProbeFlows:
             )
             if start < stop:
                 yield from plan.drain()
+
+    def told(self, columns: dict[str, Array]) -> dict[str, Array]:
+        """Return rows with their services and names as texts, where services are named."""
+        if not self.plan.services:
+            return columns
+        return {**columns, **told(columns, self.names.texts, self.plan.services)}
+
+    def _tidy_names(self) -> None:
+        rows = self.table.rows[: int(self.table.meta[HIGH_WATER])]
+        numbers = self.names.forget(rows["server_name"])
+        if numbers is not None:
+            rows["server_name"] = numbers
 
     def save(self) -> NDArray[np.void]:
         """Return copies of the rows of all open flows."""

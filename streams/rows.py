@@ -15,17 +15,25 @@ IDENTITY = np.dtype(
     [(c.name, ("<u8", (2,))) if c.name.endswith("_address") else (c.name, c.dtype.str) for c in ROW_COLUMNS]
 )
 
+IDENTITY_WITH_SERVICE = np.dtype(
+    [*IDENTITY.descr, ("service", "<u2"), ("service_found_by", "|u1"), ("server_name", "<u4")]
+)
+"""Where services are named: their numbers and the names' too (see ``streams.services.named``)."""
+
 
 def columns_from(identity: NDArray[Any], features: NDArray[np.float32]) -> dict[str, Array]:
     """Return a feature batch's columns, copied out of the kernels' buffers.
 
     Args:
-        identity: (rows,) records of IDENTITY.
+        identity: (rows,) records of IDENTITY or IDENTITY_WITH_SERVICE.
         features: (rows, names) float32.
     """
     columns: dict[str, Array] = {}
     for c in ROW_COLUMNS:
         column = identity[c.name].copy()  # also where one row makes the view contiguous
         columns[c.name] = column.view(np.uint8) if c.name.endswith("_address") else column
+    for name in ("service", "service_found_by", "server_name"):
+        if name in (identity.dtype.names or ()):
+            columns[name] = identity[name].copy()
     columns["features"] = features.copy()
     return columns

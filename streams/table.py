@@ -36,6 +36,12 @@ BASE_FIELDS: list[tuple[str, str]] = [
     ("tcp_flags", "u1"),
     ("marks", "u1"),
 ]
+SERVICE_FIELDS: list[tuple[str, str]] = [
+    ("server_name", "u4"),
+    ("service", "u2"),
+    ("service_found_by", "u1"),
+]
+"""Only where services are named."""
 WINDOW_FIELDS: list[tuple[str, str]] = [
     ("ends_ns", "i8"),
     ("octets_fwd", "i8"),

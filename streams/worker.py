@@ -17,7 +17,7 @@ from streams.faust_app import Runner
 
 def required_topics(settings: StreamsSettings) -> tuple[tuple[str, bool], ...]:
     """Return (plain name, whether it is split like packets) of every topic that the worker touches."""
-    features = tuple((f"features.{r.name}", True) for r in settings.representations)
+    features = tuple((f"features.{r.name}", True) for r in settings.computed)
     return (
         *((name, True) for name in (PACKETS, FLOWS_STATE)),
         *features,
@@ -35,7 +35,7 @@ def run_worker(
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
         SettingsError: an unknown feature.
     """
-    resolve(settings.representations, settings.feature_files)
+    resolve(settings.computed, settings.feature_files)
     sink = BusProducer(bus)
     sink.connect(on_wait=on_wait)
     _check_topics(sink, settings, bus)

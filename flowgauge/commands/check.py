@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowgauge import options
+
+if TYPE_CHECKING:
+    from flowgauge.settings import Effective
 
 
 def command(
@@ -27,6 +30,7 @@ def command(
     from flowgauge.settings_print import as_object, as_toml
 
     effective = load(config, assignments=settings or ())
+    shadowed = _rules_that_never_match(effective)
     problems: list[str] = []
     if with_bus:
         from flowgauge.bus import topic_states
@@ -36,11 +40,25 @@ def command(
         problems = [state.problem for state in topic_states(effective) if state.problem]
     if as_json:
         found = {"bus_problems": problems} if with_bus else {}
+        found |= {"rules_that_never_match": shadowed} if shadowed else {}
         typer.echo(json.dumps({**as_object(effective), **found}, indent=2))
     else:
         typer.echo(as_toml(effective), nl=False)
+        for line in shadowed:
+            typer.echo(f"flowgauge: warning: {line}", err=True)
         for problem in problems:
             typer.echo(f"flowgauge: {problem}", err=True)
         if with_bus and not problems:
             typer.echo("flowgauge: the broker answers and has every topic", err=True)
     return 1 if problems else 0
+
+
+def _rules_that_never_match(effective: Effective) -> list[str]:
+    """Return rules of services that other rules leave nothing to, over all probes that services name."""
+    from streams.config import StreamsSettings
+    from streams.services.rules import RuleBook
+
+    services = effective.get("streams", StreamsSettings).services
+    probes = {probe for service in services for probe in service.probes} or {""}
+    found = {line: None for probe in sorted(probes) for line in RuleBook(services, probe).shadowed}
+    return list(found)

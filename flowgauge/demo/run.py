@@ -22,7 +22,7 @@ from flowgauge.demo.watch import Commits, Watcher
 from flowgauge.interrupt import Stop, stopping
 from flowgauge.outcome import FAILED, tell
 from flowgauge.settings import Effective
-from flowgauge.wanted import wanted_columns
+from flowgauge.wanted import replay_settings, wanted_columns
 from infra.broker.embedded import EmbeddedBroker
 from models.online.config import OnlineSettings
 from producers.batcher import Batcher
@@ -114,7 +114,7 @@ class Demo:
         """Prepare; ``arguments`` are the settings flags that the workers get too."""
         self.streams = effective.get("streams", StreamsSettings)
         self.models = effective.get("models", OnlineSettings)
-        self.replay = effective.get("replay", ReplaySettings)
+        self.replay = replay_settings(effective)
         self.extra = wanted_columns(effective)
         self.arguments = list(arguments)
         self.as_json = as_json

@@ -138,12 +138,17 @@ def _check(batch: FeatureBatch) -> None:
         raise CodecError("two features of one name")
 
 
+_ROW_NAMES = frozenset({"features", *(c.name for c in ROW_COLUMNS)})
+
+
 def _split(partition: int, found: Sequence[tuple[int, FeatureBatch]]) -> Iterable[tuple[Key, Any]]:
     """Yield the rows of batches with the same features, by date and probe."""
     batches = [batch for _, batch in found]
     counts = np.array([batch.rows for batch in batches])
     columns: dict[str, Array] = {
-        name: np.concatenate([batch.columns[name] for batch in batches]) for name in batches[0].columns
+        name: np.concatenate([batch.columns[name] for batch in batches])
+        for name in batches[0].columns
+        if name in _ROW_NAMES
     }
     of_batch = np.repeat(np.arange(len(batches)), counts)
     probes = sorted({batch.probe for batch in batches})

@@ -41,6 +41,10 @@ def feature_batch() -> bytes:
     }
     columns["flow_id"] = np.array([0xFEDCBA9876543210, 7], "<u8")
     columns["flow_end_reason"] = np.array([0, 3], "u1")
+    columns["texts"] = join_names(["", "video", "www.example.org"])
+    columns["service"] = np.array([1, 0], "<u2")
+    columns["service_found_by"] = np.array([2, 0], "u1")
+    columns["server_name"] = np.array([2, 0], "<u2")
     columns["features"] = np.array([[1.5, -2.25, 0.0], [3e38, 1e-30, 40.0]], "<f4")
     return FeatureBatch(
         "gateway-ö", "early", 3, ("octets_1", "direction_1", "gap_us_2"), columns,

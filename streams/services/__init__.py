@@ -1,0 +1,1 @@
+"""Services: classes of traffic that the user names, and which flow belongs to which."""

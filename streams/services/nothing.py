@@ -1,0 +1,48 @@
+"""``streams.services.kernel`` where no service is named: nothing is assigned, nothing is paid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+NOTHING_CARRIED = (np.int64(0), np.int64(0), np.int64(0))
+
+
+@njit(cache=True, nogil=True)
+def carry_service(r: Any) -> tuple[int, int, int]:
+    """Return nothing to keep."""
+    return np.int64(0), np.int64(0), np.int64(0)  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True)
+def begin_service(r: Any, carried: Any, rules: Any, usage: Any) -> None:
+    """Do nothing."""
+
+
+@njit(cache=True, nogil=True)
+def named_service(r: Any, service: int, source: int, rules: Any) -> tuple[int, int]:
+    """Return that the name does not count."""
+    return -1, 0
+
+
+@njit(cache=True, nogil=True)
+def set_service(r: Any, service: int, found: int, name: int, usage: Any) -> None:
+    """Do nothing."""
+
+
+@njit(cache=True, nogil=True)
+def has_service(r: Any, service: int) -> bool:
+    """Return False."""
+    return False
+
+
+@njit(cache=True, nogil=True)
+def count_service(r: Any, octets: int, usage: Any) -> None:
+    """Do nothing."""
+
+
+@njit(cache=True, nogil=True)
+def write_service(identity: Any, r: Any) -> None:
+    """Do nothing."""
