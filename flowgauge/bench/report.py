@@ -19,6 +19,8 @@ _SHOWN = {
     "packets": "{:,} packets",
     "seconds": "{} s",
     "accounted": "all accounted for: {}",
+    "packets_per_s": "{:,} packets/s",
+    "keras_predict_packets_per_s": "keras.predict {} packets/s",
     "cpu_s": "CPU seconds: {}",
     "row_bytes": "{} bytes of them the row",
     "state_mb": "{} MB of them flow state",

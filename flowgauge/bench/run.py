@@ -21,7 +21,9 @@ from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
-STAGES = ("decode", "flows", "encode", "agent", "bus", "state", "publish", "record", "latency")
+STAGES = (
+    "decode", "flows", "encode", "agent", "bus", "state", "publish", "record", "latency", "packet_models",
+)  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
 
@@ -43,7 +45,7 @@ class BenchOptions:
     rate: int = 100_000
     """Packets per second of the stage latency."""
     seconds: float = 20.0
-    """For how long the stage latency sends."""
+    """For how long the stages latency and packet_models send."""
     passed_on: tuple[str, ...] = ()
     """Flags with which the settings were made, for the processes of the stage ``bus``."""
 
@@ -74,7 +76,7 @@ def run(effective: Effective, captures: Sequence[str], options: BenchOptions, as
 
         show(machine, capture, results)
     if any(result.details.get("accounted") is False for result in results):
-        tell("flowgauge: not every packet is accounted for: see books of the stage bus (--json)")
+        tell("flowgauge: not every packet is accounted for: see the details (--json)")
         return FAILED
     return OK
 
@@ -156,6 +158,8 @@ class _Bench:
                 options.external_bus, options.passed_on,
             )  # fmt: skip
             return latency(self._corpus.captures, setup, _step)
+        if stage == "packet_models":
+            return self._measure_packet_models()
         if stage == "state":
             from flowgauge.bench.stages.state import state
 
@@ -185,6 +189,20 @@ class _Bench:
         from flowgauge.bench.stages.agent import agent
 
         return agent(corpus, streams, partitions, seconds)
+
+    def _measure_packet_models(self) -> list[Result]:
+        from flowgauge.bench.stages import packet_models as packets
+
+        options = self._options
+        setup = packets.Setup(
+            self._streams,
+            self._bus,
+            options.min_seconds,
+            options.seconds,
+            options.external_bus,
+            options.passed_on,
+        )
+        return packets.packet_models(setup, _step)
 
     def _measure_bus(self) -> Result:
         from flowgauge.bench.stages.bus import bus

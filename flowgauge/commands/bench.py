@@ -33,7 +33,8 @@ def command(
         int, typer.Option(min=1, metavar="N", help="Packets a second, for the stage latency.")
     ] = 100_000,
     seconds: Annotated[
-        float, typer.Option(min=6.0, max=3600.0, help="For how long the stage latency sends packets.")
+        float,
+        typer.Option(min=6.0, max=3600.0, help="For how long the stages latency and packet_models send."),
     ] = 20.0,
     bus: Annotated[
         str | None,
@@ -48,9 +49,10 @@ def command(
     Captures are expanded into temporary files first and repeated, with event time going on, until the run is
     long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
     give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
-    exactly one flow record; where not, the exit code is 1. Three stages have to be asked for: publish, predictions
+    exactly one flow record; where not, the exit code is 1. Four stages have to be asked for: publish, predictions
     into Kafka from one process; record, feature rows and predictions into Parquet; latency, which sends packets at
-    a steady rate and measures how long after a packet batch was sent its predictions can be read.
+    a steady rate and measures how long after a packet batch was sent its predictions can be read; packet_models,
+    LSTMs on single packets beside keras.predict, which needs TensorFlow.
     """
     from flowgauge.bench.run import BenchOptions, parse_stages, run
     from flowgauge.settings import load

@@ -128,7 +128,7 @@ def _run(
     streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common, *FRESH]
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
     replay += ["--speed", repr(speed), "--loop", str(loops), "--set", f"replay.max_gap_s={MAX_GAP_S}"]
-    reader = _Reader(bus)
+    reader = Reader(bus, PREDICTIONS_FLOW)
     try:
         with Child("flowgauge streams", streams) as flows, Child("flowgauge models", models) as model:
             workers = {"streams": flows, "models": model}
@@ -153,10 +153,10 @@ def _run(
     return Run(reader.arrivals, fold(_told(bus)), summary, counters, share)
 
 
-class _Reader:
+class Reader:
     """A subscriber to predictions as anyone may write it: confluent-kafka and its defaults."""
 
-    def __init__(self, bus: BusSettings) -> None:
+    def __init__(self, bus: BusSettings, plain_topic: str) -> None:
         self.arrivals: list[tuple[int, bytes]] = []
         self._consumer = Consumer(
             {
@@ -167,7 +167,7 @@ class _Reader:
                 **bus.client,
             }
         )
-        topic = topic_name(bus, PREDICTIONS_FLOW)
+        topic = topic_name(bus, plain_topic)
         self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(bus.partitions)])
 
     def read(self, wait_s: float) -> bool:

@@ -1,0 +1,287 @@
+"""``packet_models``: LSTMs of the study's sizes, exported from Keras, beside ``keras.predict`` in the same run.
+
+Rates are of one core. The latency is that of a worker process on a real broker, from a payload's sending to its
+prediction in the hands of another program, at half of what the worker does at most.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from flowgauge.bench.accounting import BusReader
+from flowgauge.bench.children import Child, output_of
+from flowgauge.bench.results import Result, measure
+from flowgauge.bench.stages.bus import bench_topics, kafka
+from flowgauge.bench.stages.latency import Reader
+from models.packet.announce import announce
+from models.packet.library import Library
+from models.packet.runtime import PacketModel, open_model, smoke_vectors
+from producers.bus import BusProducer
+from producers.config import BusSettings, topic_name
+from schemas.codec import decode
+from schemas.errors import BusError, SettingsError
+from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch
+from schemas.topics import PAYLOADS, PREDICTIONS_PACKET, TELEMETRY_COST
+from streams.config import StreamsSettings
+
+BATCH = 256
+SERVED = "lstm_15k"
+"""The model that the latency is measured with."""
+PARTITIONS = 2
+ROWS = 32
+"""Packets of a payload message."""
+FLOWS = 8
+"""Flows that they are of."""
+FULL_SPEED_PACKETS = 60_000
+WARM_S = 3.0
+_READY_S = 120.0
+_QUIET_S = 2.0
+_POLL_S = 0.02
+_SLEEP_S = 0.0005
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run."""
+
+    streams: StreamsSettings
+    bus: BusSettings
+    min_seconds: float
+    seconds: float
+    """For how long payloads are sent at half of the worker's capacity."""
+    external: bool
+    passed_on: tuple[str, ...] = ()
+
+
+def packet_models(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
+    """Measure rates and latency.
+
+    Raises:
+        SettingsError: Keras, TensorFlow or ONNX Runtime is not installed.
+        BusError: no broker, no Java, or a process failed.
+    """
+    absent = [
+        name
+        for name in ("keras", "tensorflow", "tf2onnx", "onnxruntime")
+        if not importlib.util.find_spec(name)
+    ]
+    if absent:
+        raise SettingsError(
+            f"stage packet_models: {', '.join(absent)} not installed: pip install 'flowgauge[study,packet]'"
+        )
+    with TemporaryDirectory(prefix="flowgauge-bench-") as scratch:
+        on_step("exporting LSTMs from Keras, and timing keras.predict")
+        command = [sys.executable, "-m", "flowgauge.bench.keras_lstm", scratch]
+        baseline: dict[str, float] = json.loads(output_of(command).splitlines()[-1])
+        found = []
+        for name in ("lstm_15k", "lstm_300k", "lstm_700k"):
+            on_step(f"measuring {name}")
+            model = open_model(Path(scratch) / name / "bench")
+            if name in baseline:
+                found.append(_single(name, model, baseline[name], setup.min_seconds))
+            found.append(_batch(name, model, setup.min_seconds))
+        return [*found, _latency(Path(scratch), setup, on_step)]
+
+
+def _single(name: str, model: PacketModel, keras_rate: float, min_seconds: float) -> Result:
+    vector = smoke_vectors(2)[1:]
+    rate = measure(lambda: _repeat(model, vector, 20), min_seconds)
+    ratio = rate.value / keras_rate
+    return Result(
+        f"{name}_single",
+        ratio,
+        "× keras.predict",
+        spread=(rate.least / keras_rate, rate.most / keras_rate),
+        repeats=rate.repeats,
+        details={
+            "ratio": ratio,
+            "packets_per_s": round(rate.value),
+            "keras_predict_packets_per_s": round(keras_rate, 1),
+            "parameters": model.card.parameters,
+        },
+    )
+
+
+def _batch(name: str, model: PacketModel, min_seconds: float) -> Result:
+    vectors = smoke_vectors(BATCH)
+    rate = measure(lambda: _repeat(model, vectors, 1), min_seconds)
+    return Result.of_rate(f"{name}_batch{BATCH}", rate, parameters=model.card.parameters)
+
+
+def _repeat(model: PacketModel, vectors: Any, times: int) -> int:
+    for _ in range(times):
+        model.predict(vectors)
+    return times * len(vectors)
+
+
+def _latency(folder: Path, setup: Setup, on_step: Callable[[str], None]) -> Result:
+    prefix = f"bench-{uuid.uuid4().hex[:8]}."
+    with kafka(setup.bus, setup.external, on_step) as (bootstrap, _):
+        update = {"bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
+        bus = setup.bus.model_copy(update=update)
+        with bench_topics(bus, setup.streams, setup.external), _serving(folder, bus, setup) as reader:
+            on_step(f"sending {FULL_SPEED_PACKETS:,} payloads as fast as they go")
+            sender = _Sender(bus)
+            sent = sender.send(FULL_SPEED_PACKETS // ROWS, None)
+            capacity = _drained(reader, sent)
+            on_step(f"sending payloads for {setup.seconds:g} s at half of the worker's {capacity:,.0f}/s")
+            reader.arrivals.clear()
+            sent = sender.send_beside(reader, round(setup.seconds * capacity / 2 / ROWS), capacity / 2)
+            _drained(reader, sent)
+            return _latency_result(reader, sent, capacity)
+
+
+@contextmanager
+def _serving(folder: Path, bus: BusSettings, setup: Setup) -> Iterator[Reader]:
+    """Run a worker with the model announced, and give a reader of its predictions."""
+    library = Library(folder)
+    sink = BusProducer(bus)
+    card = library.add(library.folder(SERVED, "bench"))
+    announce(card, library.folder(SERVED, "bench"), bus, sink)
+    command = [sys.executable, "-m", "flowgauge", "packet-models", "serve", "--json", *setup.passed_on]
+    command += ["--bus", bus.bootstrap, "--name", SERVED, "--library", str(folder)]
+    for key, value in (("bus.topic_prefix", bus.topic_prefix), ("bus.partitions", bus.partitions)):
+        command += ["--set", f"{key}={value}"]
+    reader = Reader(bus, PREDICTIONS_PACKET)
+    try:
+        with Child("flowgauge packet-models", command) as worker:
+            _wait_ready(bus, worker)
+            yield reader
+            worker.terminate()
+            worker.wait(_READY_S)
+    finally:
+        reader.close()
+
+
+def _wait_ready(bus: BusSettings, worker: Child) -> None:
+    reader = BusReader(bus)
+    try:
+        deadline = time.monotonic() + _READY_S
+        while not reader.end(TELEMETRY_COST, 0):
+            if not worker.running:
+                raise worker.failure()
+            if time.monotonic() > deadline:
+                raise BusError(f"the packet model worker had no partitions after {_READY_S:.0f} s")
+            time.sleep(0.2)
+    finally:
+        reader.close()
+
+
+class _Sender:
+    """A probe that sends payload batches of random octets."""
+
+    def __init__(self, bus: BusSettings) -> None:
+        self._bus, self._sink = bus, BusProducer(bus)
+        self._epoch = time.time_ns()
+        self._messages = 0
+        self._columns = _columns()
+
+    def send(self, messages: int, packets_per_s: float | None) -> int:
+        """Send messages, evenly or as fast as they go; return how many packets they hold."""
+        topic, began_s = topic_name(self._bus, PAYLOADS), time.monotonic()
+        for i in range(messages):
+            if packets_per_s is not None:
+                due_s = began_s + i * ROWS / packets_per_s
+                while (left_s := due_s - time.monotonic()) > 0:
+                    time.sleep(min(left_s, _SLEEP_S * 4))
+            batch = self._batch().sealed(time.time_ns())
+            self._sink.produce(topic, batch.encode(), batch.partition)
+            self._sink.check()
+        if self._sink.flush(_READY_S):
+            raise BusError("payloads were not acknowledged")
+        return messages * ROWS
+
+    def send_beside(self, reader: Reader, messages: int, packets_per_s: float) -> int:
+        """Send in a thread while the predictions are read."""
+        thread = Thread(target=self.send, args=(messages, packets_per_s), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            reader.read(_POLL_S)
+        return messages * ROWS
+
+    def _batch(self) -> PayloadBatch:
+        number, self._messages = self._messages, self._messages + 1
+        partition = number % self._bus.partitions
+        top = np.uint64(partition * (1 << 16) // self._bus.partitions) << np.uint64(48)
+        columns = dict(self._columns)
+        columns["flow_id"] = top | (np.arange(FLOWS, dtype="<u8") + np.uint64(number // 16 * FLOWS))
+        columns["packet_number"] = columns["packet_number"] + np.uint32(number % 16 * ROWS)
+        return PayloadBatch(
+            "bench", self._epoch, partition, self._bus.partitions, number // self._bus.partitions, 0, columns
+        )
+
+
+def _columns() -> dict[str, Any]:
+    """Return the columns of a message: ROWS whole packets of FLOWS flows."""
+    octets = FIRST_OCTETS - MASKED_OCTETS
+    address = np.zeros((FLOWS, 16), "u1")
+    address[:, 0], address[:, 3] = 10, np.arange(FLOWS)
+    return {
+        "start_ns": np.full(FLOWS, time.time_ns(), "<i8"),
+        "address_a": address,
+        "address_b": address + np.uint8(1),
+        "port_a": np.full(FLOWS, 443, "<u2"),
+        "port_b": np.full(FLOWS, 50_000, "<u2"),
+        "protocol": np.full(FLOWS, 17, "u1"),
+        "ip_version": np.full(FLOWS, 4, "u1"),
+        "first_direction": np.ones(FLOWS, "u1"),
+        "flow_index": (np.arange(ROWS) % FLOWS).astype("<u2"),
+        "time_ns": time.time_ns() + np.arange(ROWS, dtype="<i8"),
+        "packet_number": np.arange(1, ROWS + 1, dtype="<u4"),
+        "octets": np.full(ROWS, FIRST_OCTETS, "<u4"),
+        "transport_octets": np.full(ROWS, 8, "<u2"),
+        "length": np.full(ROWS, octets, "<u2"),
+        "direction": np.zeros(ROWS, "u1"),
+        "payload": np.random.default_rng(1).integers(1, 256, ROWS * octets, np.uint8),
+    }
+
+
+def _drained(reader: Reader, packets: int) -> float:
+    """Read until as many predictions as packets have come; return how many a second came."""
+    while len(reader.arrivals) < packets:
+        if not reader.read(_READY_S / 4):
+            raise BusError(f"{len(reader.arrivals):,} of {packets:,} predictions came")
+    reader.read_until_quiet(_QUIET_S)
+    took_ns = reader.arrivals[-1][0] - reader.arrivals[0][0]
+    return len(reader.arrivals) / max(took_ns / 1e9, 1e-3)
+
+
+def _latency_result(reader: Reader, sent: int, capacity: float) -> Result:
+    records = [(at_ns, decode("PacketPrediction", value)) for at_ns, value in reader.arrivals]
+    begin_ns = records[0][0] + round(WARM_S * 1e9)
+    measured = [(at_ns, r) for at_ns, r in records if at_ns >= begin_ns]
+    if not measured:
+        raise BusError(f"all predictions came within the first {WARM_S:g} s; measure for longer")
+    total_ms = np.array([at_ns - r["probe_time_ns"] for at_ns, r in measured]) / 1e6
+    hops = {
+        name.removesuffix("_ns"): round(float(np.quantile([r[name] for _, r in measured], 0.99)) / 1e6, 3)
+        for name in ("bus_to_model_ns", "queue_ns", "model_ns")
+    }
+    ids = {r["prediction_id"] for _, r in records}
+    return Result(
+        "packet_latency_p99_ms",
+        round(float(np.quantile(total_ms, 0.99)), 3),
+        "ms",
+        details={
+            "accounted": len(ids) == sent == len(records),
+            "p50_ms": round(float(np.quantile(total_ms, 0.5)), 3),
+            "hops_p99_ms": hops,
+            "predictions": len(measured),
+            "capacity_packets_per_s": round(capacity),
+            "packets_per_s": round(capacity / 2),
+            "model": SERVED,
+        },
+    )
