@@ -93,7 +93,8 @@ class Library:
         card = card.model_copy(update={"sha256": sha256})
         target = self.folder(card.name, card.version)
         if (target / CARD_FILE).exists():
-            if read_card(target).sha256 != sha256:
+            is_itself = target.resolve() == source.resolve()
+            if not is_itself and read_card(target).sha256 != sha256:
                 raise ModelError(
                     f"{target}: is published already, with another model; give this one a new version"
                 )
