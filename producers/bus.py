@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -21,6 +21,14 @@ _POLL_EVERY = 64
 _METADATA_TRY_S = 1.0
 _RETRY_S = 0.25
 _FLUSH_SLICE_S = 0.2
+
+
+class Item(NamedTuple):
+    """A message that stands for one record."""
+
+    value: bytes
+    partition: int
+    key: str
 
 
 class Sink(Protocol):
@@ -44,6 +52,9 @@ class Sink(Protocol):
         self, topic: str, value: bytes, partition: int | None = None, key: str | None = None, items: int = 0
     ) -> None:
         """Hand over a message that stands for ``items`` packets or rows."""
+
+    def produce_items(self, topic: str, items: Sequence[Item]) -> None:
+        """Hand over messages that stand for one record each."""
 
     def check(self) -> None:
         """Raise BusError if a message failed."""
@@ -90,7 +101,7 @@ class BusProducer:
             self._producer = Producer({**_properties(settings), "error_cb": self._on_error}, logger=logger)
         except (KafkaException, ValueError, TypeError) as error:
             raise BusError(f"bus {settings.bootstrap}: {_reason(error)}") from error
-        self._on_delivery = tuple(partial(self._delivered, items=items) for items in (0, 1))
+        self._on_delivery = partial(self._delivered, items=1)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() and self._fatal is None:
@@ -167,29 +178,61 @@ class BusProducer:
         Raises:
             BusError: the message is refused at once, or the queue did not move for the delivery timeout.
         """
-        # One record is so common an answer, by the ten thousands a second, that it has a callback of its own.
-        callback = self._on_delivery[items] if items < 2 else partial(self._delivered, items=items)
+        callback = partial(self._delivered, items=items)
         where = -1 if partition is None else partition
-        deadline = 0.0
+        deadline = self._deadline()
         while True:
             try:
                 self._producer.produce(topic, value, key, where, callback)
                 break
             except BufferError:
-                self.full_waits += 1
-                now = time.monotonic()
-                deadline = deadline or now + self.settings.delivery_timeout_s + 5
-                if now > deadline:
-                    reason = self.first_error or self._trouble or "no answer"
-                    raise self._error(f"the queue stays full; {reason}") from None
-                self._producer.poll(0.05)
+                self._wait_for_room(deadline)
             except KafkaException as error:
-                refused = f"topic {topic} refuses {len(value):,} bytes: {_reason(error)}"
-                raise self._error(refused) from error
+                raise self._refused(topic, len(value), _reason(error)) from error
         self._sent += 1
         self.sent_bytes += len(value)
         if self._sent % _POLL_EVERY == 0:
             self._producer.poll(0)
+
+    def produce_items(self, topic: str, items: Sequence[Item]) -> None:
+        """Hand over messages of one record each, as ``produce`` does with one.
+
+        Each call of librdkafka gives the interpreter away, and where another thread waits for it, it is back only
+        after that thread's turn: so one call for all of them.
+
+        Raises:
+            BusError: as ``produce``; the messages before the one refused are under way.
+        """
+        left: list[dict[str, Any]] = [{"value": v, "partition": p, "key": k} for v, p, k in items]
+        deadline = self._deadline()
+        while left:
+            self._producer.produce_batch(topic, left, on_delivery=self._on_delivery)
+            failed = [
+                (message, error) for message in left if (error := message.pop("_error", None)) is not None
+            ]
+            self._sent += len(left) - len(failed)
+            for message, error in failed:
+                if error.code() != KafkaError._QUEUE_FULL:
+                    raise self._refused(topic, len(message["value"]), error.str())
+            left = [message for message, _ in failed]
+            if left:
+                self._wait_for_room(deadline)
+        self.sent_bytes += sum(len(item.value) for item in items)
+        self._producer.poll(0)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.settings.delivery_timeout_s + 5
+
+    def _wait_for_room(self, deadline: float) -> None:
+        """Let the full queue get shorter; raises BusError where it has not for the delivery timeout."""
+        self.full_waits += 1
+        if time.monotonic() > deadline:
+            reason = self.first_error or self._trouble or "no answer"
+            raise self._error(f"the queue stays full; {reason}")
+        self._producer.poll(0.05)
+
+    def _refused(self, topic: str, size: int, reason: str) -> BusError:
+        return self._error(f"topic {topic} refuses {size:,} bytes: {reason}")
 
     def _delivered(self, error: KafkaError | None, message: Any, items: int) -> None:
         if error is None:

@@ -20,6 +20,7 @@ from streams import checkpoint
 from streams.config import StreamsSettings
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
+from streams.gather import Gathered
 from streams.handover import SLOTS, Position, State, StateReader, write_state
 from streams.partition import Partition
 from streams.plan import Plan
@@ -47,6 +48,7 @@ class FlowsAgent:
         """Where the next state goes."""
         self.totals: Counter[str] = Counter()
         """Counts of partitions that were handed over, and of state restored or lost."""
+        self._gathered = Gathered(self.plan.max_rows)
         self.dead_letters = DeadLetters("flows", bus, sink)
         self._meter = StageMeter("flows", "packets")
         self._told: Counter[str] = Counter()
@@ -66,7 +68,7 @@ class FlowsAgent:
         return total
 
     def on_message(self, message: Message) -> None:
-        """Fold a packet batch in and produce the rows it makes due."""
+        """Fold a packet batch in; the rows it makes due leave at ``on_drained``."""
         received_ns = time.time_ns()
         if message.offset < self.next_offset.get(message.partition, 0):
             # What came after the last commit comes again when a worker goes on from a state that has seen it.
@@ -82,9 +84,8 @@ class FlowsAgent:
         partition = self._partition(message.partition)
         before = partition.counters["packets_duplicate"]
         try:
-            self._produce(partition.apply(batch, received_ns, time.monotonic_ns()))
-        except BusError:
-            raise
+            for rows in partition.apply(batch, received_ns, time.monotonic_ns()):
+                self._gathered.add(rows)
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
             self.plan.filled[:] = 0
@@ -95,6 +96,10 @@ class FlowsAgent:
         duplicate = partition.counters["packets_duplicate"] - before
         self._meter.drop("duplicate", duplicate)
         self._meter.items_out += batch.packets - duplicate
+
+    def on_drained(self) -> None:
+        """Produce the rows made of the messages at hand; raises BusError."""
+        self._produce(self._gathered.take())
 
     def _tell_missing(self, batch: PacketBatch) -> None:
         """Say once per probe that it does not send what the chosen features need."""
@@ -129,7 +134,8 @@ class FlowsAgent:
                 self.partitions[number] = self._restore(number, position, state)
 
     def flush(self) -> None:
-        """Bring every row produced to the bus, and the state of every partition that has seen something new."""
+        """Bring every row made to the bus, and the state of every partition that has seen something new."""
+        self.on_drained()
         for number, offset in self.next_offset.items():
             if self._saved.get(number) != offset:
                 self._save(number)

@@ -52,9 +52,10 @@ class Plan:
             lateness_ns=round(settings.lateness_s * 1e9),
             step_back_ns=round(max(settings.idle_timeout_s, settings.lateness_s) * 1e9),
         )
-        rows = self._buffer_rows()
+        self.max_rows = self._buffer_rows()
+        """Most rows of a feature batch."""
         self.outs = tuple(
-            Out(np.zeros(rows, identity), np.zeros((rows, len(rep.names)), np.float32))
+            Out(np.zeros(self.max_rows, identity), np.zeros((self.max_rows, len(rep.names)), np.float32))
             for rep in self.representations
         )
         self.filled = np.zeros(len(self.representations), np.int64)

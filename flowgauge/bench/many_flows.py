@@ -23,7 +23,8 @@ def hold(settings: StreamsSettings, partitions: int, flows: int) -> dict[str, An
     before = resident_mb()
     offsets = [0] * partitions
     for batch in batches(flows, partitions):
-        agent.on_message(Message(PACKETS, batch.partition, offsets[batch.partition], None, batch.encode(), 0))
+        agent.on_message(Message(PACKETS, batch.partition, offsets[batch.partition], None, batch.encode()))
+        agent.on_drained()
         offsets[batch.partition] += 1
     return {
         "rss_mb": resident_mb(),

@@ -13,7 +13,7 @@ from models.online.config import OnlineSettings
 from models.online.keeper import StateKeeper
 from models.online.learner import OnlineLearner
 from models.online.state import Snapshot
-from producers.bus import Sink
+from producers.bus import Item, Sink
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
@@ -59,6 +59,8 @@ class ModelAgent:
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters("models", bus, sink)
         self._answers = topic_name(bus, PREDICTIONS_FLOW)
+        self._held: list[Item] = []
+        """Predictions made of the messages at hand, which leave together."""
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
@@ -100,6 +102,12 @@ class ModelAgent:
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
             self._set_aside(message, f"{type(error).__name__}: {error}")
+
+    def on_drained(self) -> None:
+        """Publish the predictions made of the messages at hand; raises BusError."""
+        if self._held:
+            held, self._held = self._held, []
+            self.sink.produce_items(self._answers, held)
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Publish the costs when it is time."""
@@ -169,6 +177,7 @@ class ModelAgent:
             self.keeper.save(self._snapshot(handed_over=False), wait=False)
 
     def _flush(self) -> None:
+        self.on_drained()
         if left := self.sink.flush(FLUSH_TIMEOUT_S):
             raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
         self.sink.check()
@@ -191,7 +200,7 @@ class ModelAgent:
             partitions = partitions_of(batch.columns["flow_id"], self.bus.partitions)
             for record, partition in zip(records, partitions if records else (), strict=True):
                 value = encode("Prediction", record)
-                self.sink.produce(self._answers, value, partition, record["flow_id"], items=1)
+                self._held.append(Item(value, partition, record["flow_id"]))
                 self._meter.output_bytes += len(value)
                 made += 1
         finally:

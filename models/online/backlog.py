@@ -71,9 +71,7 @@ def read_backlog(
                 end = left.pop(source)
                 if offset >= end:
                     continue
-            yield Message(
-                names[source[0]], source[1], offset, _bytes(message.key()), _bytes(message.value()), 0
-            )
+            yield Message(names[source[0]], source[1], offset, _bytes(message.key()), _bytes(message.value()))
     except KafkaException as error:
         raise BusError(f"bus {bus.bootstrap}: {error.args[0]}") from error
     finally:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from river.drift import ADWIN, KSWIN
+from river.drift import ADWIN
 
 from models.online.classifier import Prediction
 from models.online.config import OnlineSettings
+from models.online.kswin import KSWIN
 
 CONFIDENCE = "confidence"
 _ALPHA = 1e-4
@@ -24,8 +25,7 @@ class DriftWatch:
 
     - Each scored prediction is right or wrong: ADWIN (Bifet, Gavaldà 2007), at 0.2 µs a label.
     - One row in ``drift_sample_rows`` gives the first ``drift_features`` features of its representation and
-      the confidence to KSWIN (Raab, Heusinger, Schleif 2020), which takes some 200 µs a value: too much
-      for every row.
+      the confidence to KSWIN (Raab, Heusinger, Schleif 2020), too much work for every row.
 
     A signal is counted in ``counts``: ``drift_error_rose_<representation>``, ``drift_error_fell_<representation>``,
     ``drift_input_<representation>_<feature>``, and its line waits in ``signals``.

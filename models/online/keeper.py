@@ -78,7 +78,7 @@ class StateKeeper:
         if wait or not _FORKS:
             self._finish(_attempt(self._file, snapshot))
             return
-        gc.freeze()  # so that the copy's memory stays shared
+        gc.disable()  # in the copy: a collection would write to all its memory, which is shared until then
         try:
             self._child = os.fork()
         except OSError as error:
@@ -86,7 +86,7 @@ class StateKeeper:
             return
         finally:
             if self._child != 0:
-                gc.unfreeze()
+                gc.enable()
         if self._child == 0:
             _write_and_exit(self._file, snapshot)
 
@@ -152,7 +152,6 @@ def _write_and_exit(file: StateFile, snapshot: Snapshot) -> None:
     """Run in the forked process: nothing of the parent's may be touched but the file."""
     code = _OTHER
     try:
-        gc.disable()
         file.close()  # the lock is the parent's: it must be free once that is gone
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM):

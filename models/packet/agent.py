@@ -120,6 +120,9 @@ class PacketModelAgent:
                 self._waiting[message.partition] = message.waiting
         self._take(_Pending(message, batch, received_ns))
 
+    def on_drained(self) -> None:
+        """Wait on: packets are answered when there are enough, or when the first has waited for its budget."""
+
     def _take(self, pending: _Pending) -> None:
         batch = pending.batch
         self._follow_sequence(batch)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from producers.bus import Item
 from schemas.packets import PacketBatch, decode_packet_batch
 
 
@@ -66,6 +67,10 @@ class FakeSink:
         self._waiting.append((message, items))
         self.sent_bytes += len(value)
         self.on_produce(message)
+
+    def produce_items(self, topic: str, items: Sequence[Item]) -> None:
+        for value, partition, key in items:
+            self.produce(topic, value, partition, key, items=1)
 
     def check(self) -> None:
         pass

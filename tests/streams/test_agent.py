@@ -37,10 +37,14 @@ class Bench:
         self.agent = FlowsAgent(brisk(), BUS, self.sink)
         self.offset = 0
 
-    def put(self, value: bytes | None, partition: int = 1, offset: int | None = None) -> int:
-        """Hand a message to the agent; return its offset."""
+    def put(
+        self, value: bytes | None, partition: int = 1, offset: int | None = None, drained: bool = True
+    ) -> int:
+        """Hand a message to the agent, the last at hand where ``drained``; return its offset."""
         at = self.offset if offset is None else offset
-        self.agent.on_message(Message("packets", partition, at, b"key", value, 0))
+        self.agent.on_message(Message("packets", partition, at, b"key", value))
+        if drained:
+            self.agent.on_drained()
         self.offset = max(self.offset, at + 1)
         return at
 
@@ -89,6 +93,26 @@ def test_rows_go_to_their_topic_and_partition(bench: Bench) -> None:
     assert bench.sink.acked_items == 0
     bench.agent.flush()
     assert bench.sink.acked_items == len(alone.rows)
+
+
+def test_rows_of_messages_at_hand_leave_together(bench: Bench) -> None:
+    one_by_one = Bench()
+    for at in range(0, 40, 10):
+        one_by_one.feed(TRAFFIC[at : at + 10], at // 10)
+        value = PacketBatch("p", 1, 1, 4, at // 10, 77, columns_of(TRAFFIC[at : at + 10])).encode()
+        bench.put(value, drained=False)
+        assert not bench.rows()
+    bench.agent.on_drained()
+    assert sorted(bench.rows()) == sorted(one_by_one.rows())
+    assert len(bench.sink.messages) < len(one_by_one.sink.messages)
+
+
+def test_no_state_is_saved_without_the_rows_at_hand(bench: Bench) -> None:
+    value = PacketBatch("p", 1, 1, 4, 0, 77, columns_of(TRAFFIC)).encode()
+    bench.put(value, drained=False)
+    bench.agent.flush()
+    assert bench.rows()
+    assert bench.sink.outstanding == 0
 
 
 def damaged(**columns: Any) -> bytes:

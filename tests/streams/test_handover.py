@@ -139,7 +139,7 @@ def test_an_agent_goes_on_from_what_another_left(bus: BusSettings, producer: Bus
     first.on_assigned({"packets": {0, 1}})
     value = batch([Made(START_NS)], partition=1).encode()
     producer.produce("packets", value, 1)
-    first.on_message(Message("packets", 1, 0, None, value, 0))
+    first.on_message(Message("packets", 1, 0, None, value))
     first.hand_over()
     second.on_assigned({"packets": {0, 1}})
     assert second.counts()["states_restored"] == 1

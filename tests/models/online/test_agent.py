@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models.online.agent import ModelAgent, input_topics
 from models.online.config import OnlineSettings
+from producers.bus import Item
 from producers.config import BusSettings
 from schemas.codec import decode, encode
 from schemas.errors import BusError
@@ -41,6 +42,10 @@ class ListSink:
             raise BusError("bus nowhere:9092: gone")
         self.messages.append((topic, value, partition, key))
 
+    def produce_items(self, topic: str, items: Sequence[Item]) -> None:
+        for value, partition, key in items:
+            self.produce(topic, value, partition, key, items=1)
+
     def check(self) -> None:
         if self.broken:
             raise BusError("bus nowhere:9092: gone")
@@ -62,7 +67,8 @@ _OFFSETS = itertools.count()
 
 
 def give(to: ModelAgent, topic: str, value: bytes, offset: int | None = None) -> None:
-    to.on_message(Message(topic, 3, next(_OFFSETS) if offset is None else offset, b"key", value, 0))
+    to.on_message(Message(topic, 3, next(_OFFSETS) if offset is None else offset, b"key", value))
+    to.on_drained()
 
 
 def tick(to: ModelAgent, waiting: int = 0) -> None:

@@ -52,7 +52,8 @@ class Broker:
     def deliver(self, to: ModelAgent) -> None:
         for source, offset in self.order:
             if offset >= self.delivered[source]:
-                to.on_message(Message(*source, offset, b"", self.messages[source][offset], 0))
+                to.on_message(Message(*source, offset, b"", self.messages[source][offset]))
+                to.on_drained()
                 self.delivered[source] = offset + 1
 
     def commit(self, by: ModelAgent) -> None:
@@ -76,7 +77,7 @@ class Broker:
         for source, offset in self.order:
             begin, end = spans.get(source, (0, 0))
             if begin <= offset < end:
-                yield Message(*source, offset, b"", self.messages[source][offset], 0)
+                yield Message(*source, offset, b"", self.messages[source][offset])
 
 
 @pytest.fixture
