@@ -211,7 +211,7 @@ class Runner:
         """
         self._worker = _Worker(self.app)
         sys.setswitchinterval(_SWITCH_S)
-        # What was made so far stays: a full collection that walked it would hold messages up for 0.1 s and more.
+        # What was made so far stays: a full collection that walked all of it would hold messages up.
         gc.collect()
         gc.freeze()
         try:
