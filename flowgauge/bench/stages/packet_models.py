@@ -245,6 +245,7 @@ def _columns() -> dict[str, Any]:
         "transport_octets": np.full(ROWS, 8, "<u2"),
         "length": np.full(ROWS, octets, "<u2"),
         "direction": np.zeros(ROWS, "u1"),
+        "handshake": np.zeros(ROWS, "u1"),
         "payload": np.random.default_rng(1).integers(1, 256, ROWS * octets, np.uint8),
     }
 
