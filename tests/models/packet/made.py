@@ -96,7 +96,6 @@ def payloads(
         "length": np.array([len(o) for o in octets], "<u2"),
         "direction": np.zeros(m, "u1"),
         "handshake": np.zeros(m, "u1"),
-        "handshake": np.zeros(m, "u1"),
         "payload": np.frombuffer(b"".join(octets), "u1"),
     }
     return PayloadBatch(

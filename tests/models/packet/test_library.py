@@ -102,7 +102,7 @@ def test_what_is_announced_is_loaded_if_it_is_what_was_announced(tmp_path: Path)
     library, message = published(tmp_path)
     assert loaded(tmp_path, library, message) == "packets/1"
     record = decode("ModelVersion", message)
-    wrong = [
+    wrong: list[tuple[dict[str, object], str]] = [
         ({"sha256": "0" * 64}, "is damaged"),
         ({"version": "2"}, "no model card"),
         ({"version": "../.."}, "is no name"),

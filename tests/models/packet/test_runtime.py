@@ -47,7 +47,7 @@ def test_many_packets_are_answered_in_runs_as_one(tmp_path: Path) -> None:
 def test_the_batch_is_fitted_to_the_budget(tmp_path: Path) -> None:
     model = open_model(model_folder(tmp_path))
     taken = {1: 100_000, 8: 400_000, 16: 500_000, 32: 1_500_000, 64: 6_000_000}
-    model._time_ns = lambda rows: taken[len(rows)]  # type: ignore[method-assign]
+    model._time_ns = lambda vectors: taken[len(vectors)]  # type: ignore[method-assign]
     model.tune(0.005, 64)
     assert (model.batch_rows, model.row_ns) == (16, 31_250)
     model.tune(0.00045, 64)
