@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from models.online.records import prediction_ids
 from schemas.codec import decode
@@ -46,11 +46,17 @@ class Pipeline(Flows):
         return self.run("models", *more, *(f"models.{key}={value}" for key, value in given.items()))
 
     def put(self, topic: str, values: Sequence[bytes | None], partition: int = 0) -> None:
-        """Produce raw messages to a partition of a topic (plain name)."""
+        """Produce raw messages to a partition of a topic (plain name), under the key of a flow state."""
+        failed: list[KafkaError] = []
         producer = Producer({"bootstrap.servers": self.bootstrap})
+        key = f"{GROUP}/{partition}/0/0"
         for value in values:
-            producer.produce(self.prefix + topic, value, partition=partition)
+            producer.produce(
+                self.prefix + topic, value, key, partition,
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )  # fmt: skip
         assert producer.flush(30) == 0
+        assert failed == []
 
     def progress(self, group: str, topics: Sequence[str]) -> dict[str, list[int]]:
         """Return a group's committed offsets by plain topic."""
