@@ -11,8 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from schemas.columns import Array
 from schemas.features import FeatureBatch
 
+Columns = dict[str, Array]
+_LINE_FEED = np.uint8(10)
+"""Stands between two texts."""
 _Place = tuple[str, int, str, int]
 """Representation, partition, probe, epoch."""
 
@@ -53,5 +57,20 @@ def _joined(batches: list[FeatureBatch]) -> FeatureBatch:
     first, last = batches[0], batches[-1]
     if first is last:
         return first
-    columns = {name: np.concatenate([batch.columns[name] for batch in batches]) for name in first.columns}
+    parts = [batch.columns for batch in batches]
+    if "texts" in first.columns:
+        parts = _renumbered(parts)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in first.columns}
     return replace(first, columns=columns, source_sequence=last.source_sequence, replayed=last.replayed)
+
+
+def _renumbered(parts: list[Columns]) -> list[Columns]:
+    """Return the columns with services and servers numbered among the texts of all parts, one behind the other."""
+    out: list[Columns] = []
+    before = 0
+    for part in parts:
+        texts = part["texts"]
+        places = {name: part[name] + part[name].dtype.type(before) for name in ("service", "server_name")}
+        out.append({**part, **places, "texts": np.append(_LINE_FEED, texts) if out else texts})
+        before += 1 + int(np.count_nonzero(texts == _LINE_FEED))
+    return out

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from schemas.features import FeatureBatch, decode_feature_batch
 from streams.gather import Gathered
 from streams.partition import Partition
@@ -62,3 +66,33 @@ def test_no_message_is_larger_than_a_batch_may_be() -> None:
         mine = [b for b in after if b.representation == name]
         assert rows_of(mine) == rows_of(b for b in before if b.representation == name)
     assert len(after) > len({b.representation for b in before})
+
+
+def named(batch: FeatureBatch, texts: list[str]) -> FeatureBatch:
+    """Return a batch whose first row has the first text as its service, the next row the next, and so on."""
+    places = (np.arange(batch.rows) % len(texts)).astype("<u2")
+    columns = {
+        **batch.columns,
+        "texts": np.frombuffer("\n".join(texts).encode(), np.uint8),
+        "service": places,
+        "server_name": places[::-1].copy(),
+        "service_found_by": np.zeros(batch.rows, np.uint8),
+    }
+    return replace(batch, columns=columns)
+
+
+def names(batch: FeatureBatch) -> list[tuple[str, str]]:
+    texts = batch.columns["texts"].tobytes().decode().split("\n")
+    return [
+        (texts[a], texts[b])
+        for a, b in zip(batch.columns["service"], batch.columns["server_name"], strict=True)
+    ]
+
+
+def test_services_and_servers_keep_their_names() -> None:
+    parts = [b for b in made() if b.representation == "short"][:3]
+    texts = [["", "video"], [""], ["mail", "", "example.org"]]
+    before = [named(part, text) for part, text in zip(parts, texts, strict=True)]
+    (after,) = gathered(before)
+    assert names(after) == [pair for batch in before for pair in names(batch)]
+    assert names(decode_feature_batch(after.encode())) == names(after)
