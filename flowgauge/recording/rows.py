@@ -12,11 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from flowgauge.recording.layout import Key, checked
+from flowgauge.recording.services import check_services, services_of
 from flowgauge.recording.text import address_array, flow_id_array
 from schemas.codec import decode, schema
 from schemas.columns import Array
 from schemas.errors import CodecError
-from schemas.features import ROW_COLUMNS, FeatureBatch, FlowEndReason, decode_feature_batch
+from schemas.features import (
+    COLUMNS,
+    ROW_COLUMNS,
+    FeatureBatch,
+    FlowEndReason,
+    ServiceFoundBy,
+    decode_feature_batch,
+)
 
 DAY_NS = 24 * 3600 * 10**9
 TIMES = {"Prediction": "event_time_ns", "Label": "start_ns", "CostTelemetry": "time_ns"}
@@ -109,7 +117,8 @@ def _arrow_type(kind: Any) -> Any:
 
 
 _REASONS = pa.array([reason.text for reason in FlowEndReason])
-_NOT_COPIED = ("flow_id", "source_address", "destination_address", "flow_end_reason", "service")
+_FOUND_BY = pa.array([way.text for way in ServiceFoundBy])
+_NOT_COPIED = ("flow_id", "source_address", "destination_address", "flow_end_reason")
 _OF_BATCH = ("replayed", "probe_time_ns", "flows_received_time_ns", "flows_sent_time_ns")
 
 
@@ -134,6 +143,7 @@ class FeatureShape:
 def _check(batch: FeatureBatch) -> None:
     """Raise CodecError for names that cannot be columns or folders."""
     checked(batch.probe, "probe")
+    check_services(batch)
     if len(set(batch.feature_names)) != len(batch.feature_names):
         raise CodecError("two features of one name")
 
@@ -142,38 +152,46 @@ _ROW_NAMES = frozenset({"features", *(c.name for c in ROW_COLUMNS)})
 
 
 def _split(partition: int, found: Sequence[tuple[int, FeatureBatch]]) -> Iterable[tuple[Key, Any]]:
-    """Yield the rows of batches with the same features, by date and probe."""
+    """Yield the rows of batches with the same features, by date, probe and service."""
     batches = [batch for _, batch in found]
-    counts = np.array([batch.rows for batch in batches])
     columns: dict[str, Array] = {
-        name: np.concatenate([batch.columns[name] for batch in batches])
-        for name in batches[0].columns
-        if name in _ROW_NAMES
+        c.name: np.concatenate([batch.columns[c.name] for batch in batches]) for c in COLUMNS
     }
-    of_batch = np.repeat(np.arange(len(batches)), counts)
+    services = services_of(batches)
+    columns |= {
+        "service": services.service,
+        "server_name": services.server_name,
+        "found_by": services.found_by,
+    }
+    columns["batch"] = np.repeat(np.arange(len(batches)), [batch.rows for batch in batches])
     probes = sorted({batch.probe for batch in batches})
-    probe = np.array([probes.index(batch.probe) for batch in batches])[of_batch]
-    day = columns["end_ns"] // DAY_NS
-    distinct, which = np.unique(np.stack([day, probe]), axis=1, return_inverse=True)
-    for i in range(distinct.shape[1]):
-        key = Key(
-            _date(int(distinct[0, i])),
-            checked(probes[distinct[1, i]], "probe"),
-            "-",
-            batches[0].feature_names,
-        )
-        if distinct.shape[1] == 1:
-            yield key, _feature_batch(partition, found, columns, of_batch)
-            continue
-        rows = np.flatnonzero(which.ravel() == i)
-        taken = {name: column[rows] for name, column in columns.items()}
-        yield key, _feature_batch(partition, found, taken, of_batch[rows])
+    probe = np.array([probes.index(batch.probe) for batch in batches])[columns["batch"]]
+    folder = np.stack([columns["end_ns"] // DAY_NS, probe, services.service])
+    for (day, which, service), rows in _groups(folder):
+        names = (checked(probes[which], "probe"), services.texts[service], batches[0].feature_names)
+        taken = columns if rows is None else {name: column[rows] for name, column in columns.items()}
+        yield Key(_date(day), *names), _feature_batch(partition, found, taken, services.texts)
+
+
+def _groups(folder: Array) -> Iterable[tuple[list[int], Array | None]]:
+    """Yield each distinct column and where it stands, in order; None where all columns are alike."""
+    if (folder == folder[:, :1]).all():
+        yield folder[:, 0].tolist(), None
+        return
+    distinct, which = np.unique(folder, axis=1, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    ends = np.cumsum(np.bincount(which.ravel()))
+    for i, rows in enumerate(np.split(order, ends[:-1])):
+        yield distinct[:, i].tolist(), rows
 
 
 def _feature_batch(
-    partition: int, found: Sequence[tuple[int, FeatureBatch]], columns: Mapping[str, Array], of_batch: Array
+    partition: int,
+    found: Sequence[tuple[int, FeatureBatch]],
+    columns: Mapping[str, Array],
+    texts: Sequence[str],
 ) -> Any:
-    batches = [batch for _, batch in found]
+    batches, of_batch = [batch for _, batch in found], columns["batch"]
     version = columns["ip_version"]
     out: dict[str, Any] = {
         "flow_id": flow_id_array(columns["flow_id"]),
@@ -181,6 +199,8 @@ def _feature_batch(
         "source_address": address_array(columns["source_address"], version),
         "destination_address": address_array(columns["destination_address"], version),
         "flow_end_reason": _REASONS.take(pa.array(columns["flow_end_reason"])),
+        "service_found_by": _FOUND_BY.take(pa.array(columns["found_by"])),
+        "server_name": pa.array(texts).take(pa.array(columns["server_name"])),
     }
     out |= {c.name: pa.array(columns[c.name]) for c in ROW_COLUMNS if c.name not in _NOT_COPIED}
     for name in _OF_BATCH:

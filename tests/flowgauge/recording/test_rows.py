@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,36 @@ def test_rows_are_split_by_day_probe_and_features() -> None:
     named = next(b for k, b in made if k.columns[0] == "depth")
     assert named["depth"].to_pylist() == [7] * 3
     assert named["feature_depth"].to_pylist() == pytest.approx([0.1] * 3)
+
+
+def test_rows_are_split_by_service_and_keep_how_it_was_found() -> None:
+    def named(number: int, texts: str, service: list[int], server: list[int]) -> Message:
+        columns: dict[str, Any] = {
+            "texts": np.frombuffer(texts.encode(), np.uint8), "service": np.array(service),
+            "server_name": np.array(server), "service_found_by": np.array([2, 0, 1]),
+        }  # fmt: skip
+        return Message(number, None, batch(number, **columns).encode())
+
+    found = [
+        named(0, "\nvideo\nv.example", [1, 0, 1], [2, 0, 2]),
+        *messages([1]),
+        named(2, "\nweb\nvideo\nw.example", [2, 1, 1], [0, 3, 3]),
+    ]
+    made = FeatureShape().batches(0, found, refused)
+    names = ("flow_id", "server_name", "service_found_by")
+    got = {key.service: list(zip(*(rows[n].to_pylist() for n in names), strict=True)) for key, rows in made}
+    assert got == {
+        "video": [
+            (f"{0:016x}", "v.example", "tls_sni"), (f"{2:016x}", "v.example", "dns"), (f"{2000:016x}", "", "tls_sni"),
+        ],
+        "unknown": [(f"{1:016x}", "", "")],
+        "-": [(f"{1000 + i:016x}", "", "") for i in range(3)],
+        "web": [(f"{2001:016x}", "w.example", ""), (f"{2002:016x}", "w.example", "dns")],
+    }  # fmt: skip
+    told: list[str] = []
+    long = named(3, "\n" + "x" * 201, [1, 0, 0], [0, 0, 0])
+    assert FeatureShape().batches(0, [long], lambda _, why: told.append(why)) == []
+    assert told == ["a service of 201 characters: too long for the name of a folder"]
 
 
 @pytest.mark.parametrize("name", ["Prediction", "Label", "CostTelemetry"])
