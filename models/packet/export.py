@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -22,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.packet.budgets import Topology
+from models.packet.card import MODEL_FILE, NAME_PATTERN, ModelCard, write_card
 from models.packet.dataset import VECTOR_OCTETS
 from models.packet.training import Weights, load
 from schemas.errors import FlowgaugeError, InputError, SettingsError
 
-MODEL_FILE, CARD_FILE = "model.onnx", "card.json"
 TOLERANCE = 1e-5
 """Most that an answer of the exported model may differ from Keras's."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _CHECKED_ROWS = 33
 
 
@@ -88,7 +86,7 @@ def export(
         ExportError: the exported model does not answer as Keras does.
     """
     for what in (name, version):
-        if not _NAME.fullmatch(what):
+        if not re.match(NAME_PATTERN, what):
             raise SettingsError(
                 f"{what!r}: a model's name and version are letters, digits, dot, hyphen, underscore"
             )
@@ -96,21 +94,23 @@ def export(
     if target.exists():
         raise InputError(f"{target}: is there already; give another --version")
     data = onnx_of(topology, weights)
-    card = {
-        "name": name,
-        "version": version,
-        "kind": topology.kind,
-        "parameters": topology.parameters,
-        "topology": str(topology),
-        **card,
-        "input": {"shape": [VECTOR_OCTETS], "dtype": "uint8"},
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    found = ModelCard.model_validate(
+        {
+            "name": name,
+            "version": version,
+            "kind": topology.kind,
+            "parameters": topology.parameters,
+            "topology": str(topology),
+            **card,
+            "input": {"shape": [VECTOR_OCTETS], "dtype": "uint8"},
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+    )
     part = target.with_name(f".{version}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         (part / MODEL_FILE).write_bytes(data)
-        (part / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_card(part, found)
         part.rename(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from None

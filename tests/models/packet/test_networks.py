@@ -1,0 +1,159 @@
+"""The Keras models: as many parameters as counted, the same training twice, the same answers once exported."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+keras = pytest.importorskip("keras")
+pytest.importorskip("tf2onnx")
+pytest.importorskip("onnxruntime")
+
+from models.packet.budgets import KINDS, Topology, solve  # noqa: E402
+from models.packet.dataset import PacketDataset  # noqa: E402
+from models.packet.export import TOLERANCE, export, onnx_of  # noqa: E402
+from models.packet.networks import build  # noqa: E402
+from models.packet.runtime import open_model  # noqa: E402
+from models.packet.training import (  # noqa: E402
+    DivergedError,
+    Interrupted,
+    Recipe,
+    load,
+    packet_weights,
+    parts,
+    predictor,
+    train,
+)
+from schemas.errors import InputError, SettingsError  # noqa: E402
+from tests.models.packet.study_data import CLASSES, dataset  # noqa: E402
+
+_ROOT = Path(__file__).parents[3]
+RECIPE = Recipe(epochs=2, patience=2, batch=32, mask=0.1, dropout=0.1)
+OCTETS = np.random.default_rng(7).integers(0, 256, (9, 1480), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> PacketDataset:
+    return dataset(tmp_path_factory.mktemp("made") / "data", rows=40)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keras_counts_as_we_do(kind: str) -> None:
+    topology = solve(kind, 30_000, 7)
+    assert build(topology, mask=0.2, dropout=0.2).count_params() == topology.parameters
+
+
+@pytest.mark.parametrize("kind", ["svm", "mlp", "lstm", "cnn"])
+def test_an_exported_model_answers_as_keras_does(kind: str, tmp_path: Path) -> None:
+    topology = solve(kind, 15_000, 3)
+    keras.utils.set_random_seed(3)
+    weights = [np.asarray(array) for array in build(topology).get_weights()]
+    card = {"classes": list(CLASSES), "split": {"name": "flow"}}
+    folder = export(tmp_path, "packets", "1", topology, weights, card)
+    served = open_model(folder)
+    assert served.card.kind == kind and served.card.parameters == topology.parameters
+    for octets in (OCTETS, OCTETS[:1]):
+        answers = served.predict(octets)
+        assert answers.shape == (len(octets), 3)
+        assert np.abs(answers - predictor(topology, weights)(octets)).max() <= TOLERANCE
+        assert np.abs(answers - load(topology, weights).predict(octets, verbose=0)).max() <= TOLERANCE
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    topology = Topology("mlp", (4,), 3)
+    weights = [np.asarray(array) for array in build(topology).get_weights()]
+    with pytest.raises(SettingsError, match="a model's name and version are letters"):
+        export(tmp_path, "../up", "1", topology, weights, {"classes": list(CLASSES)})
+    (tmp_path / "packets" / "1").mkdir(parents=True)
+    with pytest.raises(InputError, match="is there already"):
+        export(tmp_path, "packets", "1", topology, weights, {"classes": list(CLASSES)})
+    with pytest.raises(InputError, match="weights of another shape than mlp 5"):
+        onnx_of(Topology("mlp", (5,), 3), weights)
+
+
+def test_a_seed_gives_the_same_model(made: PacketDataset) -> None:
+    sets = parts(made, "flow")
+    topology = Topology("mlp", (8, 8), 3)
+    one, same, other = (train(topology, sets, 0.01, seed, RECIPE) for seed in (5, 5, 6))
+    assert one.test == same.test
+    assert all(np.array_equal(a, b) for a, b in zip(one.weights, same.weights, strict=True))
+    assert not np.array_equal(one.weights[0], other.weights[0])
+    assert one.epochs == 2 and len(one.weights) == 6
+
+
+def test_an_lstm_learns(made: PacketDataset) -> None:
+    sets = parts(made, "flow")
+    for part in sets:  # a whole step of the packet tells the class, as the noise of one octet hardly does
+        part.octets[:, 1443:] = (part.classes * 80)[:, None]
+    recipe = Recipe(epochs=8, patience=8, batch=16)
+    assert train(Topology("lstm", (8,), 3), sets, 0.02, 1, recipe).test.accuracy > 0.9
+
+
+def test_a_loss_that_is_no_number_is_said(made: PacketDataset) -> None:
+    with pytest.raises(DivergedError, match="mlp 8: the loss is no number with learning rate 1e"):
+        train(Topology("mlp", (8,), 3), parts(made, "flow"), 1e38, 1, RECIPE)
+
+
+def test_training_stops_when_asked(made: PacketDataset) -> None:
+    answers = iter((False, False, True))
+    with pytest.raises(Interrupted):
+        train(Topology("mlp", (8,), 3), parts(made, "flow"), 0.01, 1, RECIPE, lambda: next(answers))
+    assert list(answers) == []
+
+
+def test_classes_and_flows_weigh_alike(made: PacketDataset) -> None:
+    part = parts(made, "flow")[0]
+    assert packet_weights(part, Recipe(), 3) is None
+    rows = np.flatnonzero((part.classes != 0) | (np.arange(len(part.classes)) < 6))
+    weights = packet_weights(part.take(rows), Recipe(by_flow=True), 3)
+    assert weights is not None
+    sums = np.bincount(part.classes[rows], weights)
+    assert sums == pytest.approx([len(rows) / 3] * 3, rel=1e-4)
+
+
+def test_no_model_names_its_backend() -> None:
+    backends = {"tensorflow", "jax", "torch"}
+    for path in (_ROOT / "models" / "packet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+            assert not {name.split(".")[0] for name in names} & backends, path
+
+
+_JAX = """
+import json, sys
+import numpy as np
+from models.packet.budgets import Topology
+from models.packet.dataset import PacketDataset
+from models.packet.study.points import Key, point_of, write_point
+from models.packet.training import Recipe, parts, predictor, train
+from pathlib import Path
+import keras
+assert keras.backend.backend() == "jax"
+topology = Topology("lstm", (8,), 3)
+trained = train(topology, parts(PacketDataset.open(sys.argv[1]), "flow"), 0.01, 1, Recipe(epochs=1, batch=32))
+write_point(Path(sys.argv[2]), point_of(Key("flow", "lstm", 15000, 0.01, 1), topology, trained), trained.weights)
+octets = np.random.default_rng(7).integers(0, 256, (9, 1480), np.uint8)
+print(json.dumps(predictor(topology, trained.weights)(octets).tolist()))
+"""
+
+
+def test_what_jax_trained_answers_the_same_here(made: PacketDataset, tmp_path: Path) -> None:
+    from models.packet.study.points import read_point, read_weights
+
+    pytest.importorskip("jax", reason="jax is not installed: weights of another backend are not tried")
+    command = [sys.executable, "-c", _JAX, str(made.path), str(tmp_path)]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    child = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, check=True, timeout=240)
+    (path,) = tmp_path.glob("*.json")
+    answers = predictor(read_point(path).topology, read_weights(path))(OCTETS)
+    assert np.abs(answers - np.array(json.loads(child.stdout))).max() <= TOLERANCE

@@ -1,0 +1,159 @@
+"""A study interrupted and resumed gives the same report; its files are whole; what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from models.packet.dataset import PacketDataset
+from models.packet.study.plan import Plan, checked, quick, settle
+from models.packet.study.points import Key, read_point, read_weights
+from models.packet.study.report import write_report
+from models.packet.study.run import best_rates, run
+from models.packet.training import Recipe, parts
+from schemas.errors import InputError, SettingsError
+from tests.models.packet.study_data import dataset
+
+PLAN = Plan(kinds=("svm",), budgets=(15_000,), seeds=2)
+_ROOT = Path(__file__).parents[3]
+_KILLED_AFTER = 5
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from models.packet.dataset import PacketDataset
+from models.packet.study.plan import Plan, settle
+from models.packet.study.run import run
+def told(key, finished, epoch):
+    if finished == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+made, out = PacketDataset.open(sys.argv[1]), Path(sys.argv[2])
+plan = Plan(kinds=("svm",), budgets=(15_000,), seeds=2)
+settle(out, plan, made)
+run(made, out, plan, lambda: False, told)
+"""
+
+
+def _report(made: PacketDataset, folder: Path, plan: Plan = PLAN) -> dict[str, bytes]:
+    study = settle(folder, plan, made)
+    points = run(made, folder, plan, lambda: False, lambda *_: None)
+    assert points is not None
+    write_report(folder, study, points, {})
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_killed_and_resumed_gives_the_same_report(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    whole = _report(made, tmp_path / "whole")
+    command = [sys.executable, "-c", _CHILD, str(made.path), str(tmp_path / "cut"), str(_KILLED_AFTER)]
+    assert subprocess.run(command, cwd=_ROOT, check=False, timeout=120).returncode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "points").glob("*.json")}
+    assert len(kept) == _KILLED_AFTER
+    assert _report(made, tmp_path / "cut") == whole
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a finished training was done again"
+    assert {"report.md", "splits.svg", "confusion-flow.svg", "accuracy-all-random.svg"} <= set(whole)
+
+
+def test_a_stop_keeps_what_is_finished(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    asked = iter([False, False, False, False, True])
+    assert run(made, tmp_path, PLAN, lambda: next(asked), lambda *_: None) is None
+    assert len(list((tmp_path / "points").glob("*.json"))) == 2
+
+
+def test_a_point_is_what_was_trained(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    plan = replace(PLAN, splits=("flow",), rates=(0.1,), seeds=1)
+    points = run(made, tmp_path, plan, lambda: False, lambda *_: None)
+    assert points is not None
+    (point,) = points
+    assert point.key == Key("flow", "svm", 15_000, 0.1, 1)
+    assert point.test.accuracy == 1.0 and point.test.packets == 36
+    assert point.scores["without_handshake"].packets < 36
+    matrix, bias = read_weights(tmp_path / "points" / f"{point.key.name}.json")
+    assert matrix.shape == (1480, 3) and bias.shape == (3,)
+    # The octet that tells a class weighs the most for it.
+    assert matrix.argmax(axis=0).tolist() == [30, 31, 32]
+
+
+def test_the_test_packets_do_not_choose_the_rate(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    plan = replace(PLAN, splits=("flow",), rates=(0.1, 1.0), seeds=1)
+    low, high = run(made, tmp_path, plan, lambda: False, lambda *_: None) or []
+    worse = replace(low.scores["validation"], accuracy=0.5)
+    better = replace(low.scores["test"], accuracy=1.0)
+    worst = replace(high.scores["test"], accuracy=0.1)
+    low = replace(low, scores={**low.scores, "validation": worse, "test": better})
+    high = replace(high, scores={**high.scores, "test": worst})
+    assert best_rates([low, high]) == {("flow", "svm", 15_000): [high]}
+
+
+def test_points_cover_the_plan_once() -> None:
+    keys = Plan(seeds=2).keys()
+    assert len(keys) == len(set(keys)) == 2 * 2 * (4 * 15 * 3 + 3)
+    assert len(quick(Plan()).keys()) == 2 * (4 * 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(kinds=("rnn",)), "model rnn: there is svm, mlp, lstm, cnn, transformer"),
+        (Plan(splits=("day",)), "split day: there is random, flow, capture"),
+        (Plan(rates=(0.0,)), "learning rate 0: must be over 0 and under 100"),
+    ],
+)
+def test_plans_that_cannot_be(plan: Plan, said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        checked(plan)
+    assert str(error.value) == said
+
+
+def test_a_study_of_other_options_is_not_continued(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    settle(tmp_path / "study", PLAN, made)
+    with pytest.raises(SettingsError, match="begun with most_rows 0, not 9"):
+        settle(tmp_path / "study", replace(PLAN, most_rows=9), made)
+    with pytest.raises(SettingsError, match="begun with recipe"):
+        settle(tmp_path / "study", replace(PLAN, recipe=Recipe(epochs=1)), made)
+    other = dataset(tmp_path / "other", rows=50)
+    with pytest.raises(SettingsError, match="begun with dataset_sha256"):
+        settle(tmp_path / "study", PLAN, other)
+
+
+def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 class: a classifier needs two at least"):
+        parts(dataset(tmp_path / "one", ("web",)), "flow")
+    made = dataset(tmp_path / "data")
+    split = np.load(made.path / "split_flow.npy")
+    split[(made.classes == 1) & (split == 2)] = 255
+    np.save(made.path / "split_flow.npy", split)
+    with pytest.raises(InputError, match="mail has no packet in test of the split flow"):
+        parts(PacketDataset.open(made.path), "flow")
+
+
+def test_damaged_points_are_told(tmp_path: Path) -> None:
+    made = dataset(tmp_path / "data")
+    plan = replace(PLAN, splits=("flow",), rates=(0.1,), seeds=1)
+    run(made, tmp_path, plan, lambda: False, lambda *_: None)
+    (path,) = (tmp_path / "points").glob("*.json")
+    np.savez(path.with_suffix(".npz"), np.full((1480, 3), np.nan, np.float32), np.zeros(3, np.float32))
+    with pytest.raises(InputError, match="weights that are no numbers"):
+        read_weights(path)
+    path.with_suffix(".npz").write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(InputError, match="weights that cannot be read"):
+        read_weights(path)
+    path.write_text(json.dumps({"version": 9}))
+    with pytest.raises(InputError, match="version 9 of a study's point, not 1"):
+        read_point(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_point(path)
