@@ -20,10 +20,10 @@ from flowgauge.dataset_labels import (
 from flowgauge.interrupt import stopping
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
+from flowgauge.wanted import flow_rules
 from models.packet.build import BuildOptions, Built, build
 from models.packet.choose import ClassRules
 from producers.config import BusSettings
-from producers.payloads.sampler import FlowRules
 from producers.sources.capture import STDIN
 from schemas.errors import SettingsError
 from streams.config import StreamsSettings
@@ -80,16 +80,6 @@ def run(
         built = build(output, found.sources, found.labels, options, tell)
     _show(found, built, output, as_json)
     return 0
-
-
-def flow_rules(streams: StreamsSettings) -> FlowRules:
-    """Return when the flows agent ends flows, as the payload sampler takes it."""
-    return FlowRules(
-        round(streams.idle_timeout_s * 1e9),
-        round(streams.active_timeout_s * 1e9),
-        round(streams.tcp_linger_s * 1e9),
-        round(streams.lateness_s * 1e9),
-    )
 
 
 def _about(labels: str, found: LabelledSources, groups: Path | None) -> dict[str, Any]:

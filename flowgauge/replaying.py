@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowgauge.interrupt import stopping
 from flowgauge.messages import duration, short
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
-from flowgauge.wanted import replay_settings, wanted_columns
-from producers.config import BusSettings
+from flowgauge.wanted import flow_rules, replay_settings, wanted_columns
+from producers.config import BusSettings, PayloadSettings
 from producers.probes import ProbeSpec
 from producers.replay import ReplayFailed, ReplayOptions, run_replay
 from producers.summary import ReplaySummary
+from streams.config import StreamsSettings
 
 
 def run(
@@ -27,7 +28,15 @@ def run(
     as_json: bool,
 ) -> int:
     """Replay and print what ``flowgauge replay`` prints; the summary comes also when the bus failed."""
-    options = ReplayOptions(speed, loops, labels, replay_settings(effective), wanted_columns(effective))
+    options = ReplayOptions(
+        speed,
+        loops,
+        labels,
+        replay_settings(effective),
+        wanted_columns(effective),
+        effective.get("payloads", PayloadSettings),
+        flow_rules(effective.get("streams", StreamsSettings)),
+    )
     bus = effective.get("bus", BusSettings)
     with stopping() as stop:
         try:
@@ -96,11 +105,27 @@ def _lines(summary: ReplaySummary) -> list[tuple[str, str]]:
             f"{short(found['packets_per_s'])} packets/s, {found['mbit_per_s']:.3g} Mbit/s of IP packets",
         ),
     ]
+    if summary.payloads:
+        lines.append(("payloads", _payloads(summary.payloads)))
     if found["labels"]:
         lines.append(("labels", str(found["labels"])))
     if summary.speed is not None:
         lines.append(("lateness", f"at most {duration(summary.late_max_ns)} after a packet was due"))
     return lines
+
+
+def _payloads(counts: Mapping[str, int]) -> str:
+    left = {
+        "without": "empty",
+        "not chosen": "not_chosen",
+        "fragments": "fragments",
+        "cut short": "truncated",
+    }
+    told = ", ".join(f"{counts[key]} {what}" for what, key in left.items() if counts[key])
+    sent = (
+        f"{counts['sent']} in {counts['messages']} messages of {short(counts['message_bytes'])} bytes in all"
+    )
+    return sent + _brackets("packets left out", told)
 
 
 def _brackets(what: str, text: str) -> str:

@@ -1,9 +1,10 @@
-"""What a probe is to send: packet columns and names that the settings ask for, or that services and features need."""
+"""What a probe takes from all settings: columns and names that services and features need, and when flows end."""
 
 from __future__ import annotations
 
 from flowgauge.settings import Effective
 from producers.config import PacketsSettings, ReplaySettings
+from producers.payloads.sampler import FlowRules
 from schemas.packets import Extra
 from streams.codegen import needed_columns, resolve
 from streams.config import StreamsSettings
@@ -26,3 +27,13 @@ def replay_settings(effective: Effective) -> ReplaySettings:
     if effective.get("streams", StreamsSettings).services:
         return replay.model_copy(update={"names": True})
     return replay
+
+
+def flow_rules(streams: StreamsSettings) -> FlowRules:
+    """Return when the flows agent ends flows, as the payload sampler takes it."""
+    return FlowRules(
+        round(streams.idle_timeout_s * 1e9),
+        round(streams.active_timeout_s * 1e9),
+        round(streams.tcp_linger_s * 1e9),
+        round(streams.lateness_s * 1e9),
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
 from producers.sources.capture import STDIN, Capture, open_capture
+from producers.sources.reader import Tap
 from producers.summary import ProbeSummary
 from schemas.errors import InputError, SettingsError
 from schemas.packets import LATEST_NS, NO_EXTRA, Extra
@@ -97,8 +98,10 @@ class CaptureChain:
         counters = self._open.counters
         return Counter(counters.skipped) + Counter(read=counters.read)
 
-    def blocks(self, max_packets: int, extra: Extra = NO_EXTRA) -> Iterator[tuple[str, PacketColumns]]:
-        """Yield (name of the capture, packets); the columns hold until the next step.
+    def blocks(
+        self, max_packets: int, extra: Extra = NO_EXTRA, tap: Tap | None = None
+    ) -> Iterator[tuple[str, PacketColumns]]:
+        """Yield (name of the capture, packets); the columns hold until the next step. A ``tap`` is shown them first.
 
         Raises:
             InputError: a capture cannot be read.
@@ -108,7 +111,7 @@ class CaptureChain:
             with open_capture(path, names=self._names) as capture:
                 self._open = capture
                 try:
-                    for columns in capture.blocks(max_packets, extra):
+                    for columns in capture.blocks(max_packets, extra, tap):
                         yield point, columns
                 finally:
                     self._count(capture)

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from producers.bus import BusProducer, Sink
-from producers.config import BusSettings, ReplaySettings, topic_name
+from producers.config import BusSettings, PayloadSettings, ReplaySettings, topic_name
 from producers.health import Backlog, Health
 from producers.labels import LabelTable, read_labels
 from producers.metrics import serving
 from producers.pacing import Clock, Pacer, SystemClock, Timeline
+from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
+from producers.payloads.sampler import FlowRules
+from producers.payloads.stream import PayloadStream
 from producers.probes import ProbeSpec, total_bytes
 from producers.sources.capture import STDIN
 from producers.stream import ProbeStream
@@ -31,7 +34,8 @@ from schemas.codec import encode
 from schemas.errors import BusError, SettingsError
 from schemas.flow_key import format_flow_id, partition_of
 from schemas.packets import NO_EXTRA, Extra, PacketBatch
-from schemas.topics import LABELS, PACKETS, TELEMETRY_COST
+from schemas.payloads import PayloadBatch
+from schemas.topics import LABELS, PACKETS, PAYLOADS, TELEMETRY_COST
 
 OnProgress = Callable[[int, int, float | None], None]
 """Told packets sent, capture bytes read, and the fraction done (None: not known)."""
@@ -57,6 +61,9 @@ class ReplayOptions:
     settings: ReplaySettings = field(default_factory=ReplaySettings)
     extra: Extra = NO_EXTRA
     """What packet batches hold beyond the usual columns."""
+    payloads: PayloadSettings = field(default_factory=PayloadSettings)
+    flow_rules: FlowRules = field(default_factory=FlowRules)
+    """When flows end, for the ids of the payloads' flows."""
 
 
 class ReplayFailed(BusError):
@@ -107,9 +114,11 @@ def run_replay(
             producer.require(topic_name(bus, LABELS), bus.partitions)
         if options.settings.telemetry_interval_s:
             producer.require(topic_name(bus, TELEMETRY_COST))
+        if options.payloads.mode != "off":
+            producer.require(topic_name(bus, PAYLOADS), bus.partitions)
     run = Replay(probes, bus, options, producer, labels, stop=stop, admit=admit, total=total)
     run.on_progress = on_progress
-    with serving(options.settings, [run.meter], run.health):
+    with serving(options.settings, run.meters, run.health):
         return run.run()
 
 
@@ -142,6 +151,7 @@ class Replay:
         self._clock = clock or SystemClock()
         self._admit = admit
         self._total = total
+        self._payloads_topic = topic_name(bus, PAYLOADS)
         self._packets_topic, self._labels_topic = topic_name(bus, PACKETS), topic_name(bus, LABELS)
         self._started_ns = self._clock.wall_ns()
         self._streams = [
@@ -154,19 +164,48 @@ class Replay:
                 self._emit,
                 self._emit_label,
                 options.extra,
+                self._payload_stream(spec.name),
             )
             for spec in probes
         ]
         self._pacer: Pacer | None = None
         self._linger_ns = int(options.settings.linger_ms * 1e6)
-        self.meter = StageMeter("replay", "packets")
+        self.meter = StageMeter(
+            "replay", "packets", cpu_ns=lambda: time.process_time_ns() - self._payload_cpu_ns()
+        )
+        self.payload_meter: StageMeter | None = None
+        if options.payloads.mode != "off":
+            self.payload_meter = StageMeter("payloads", "packets", cpu_ns=self._payload_cpu_ns)
+            self.payload_meter.state_bytes = sum(s.payloads.state_bytes for s in self._streams if s.payloads)
         self.health = Health(options.settings.stall_s)
         self._backlog = Backlog()
         self._told: Counter[str] = Counter()
         self._named: Counter[str] = Counter()
+        self._sampled: Counter[str] = Counter()
         self.meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
         self._next_progress_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self.summary = ReplaySummary({s.spec.name: s.summary for s in self._streams}, options.speed)
+
+    @property
+    def meters(self) -> list[StageMeter]:
+        """The meters of the stages that run here."""
+        return [self.meter] if self.payload_meter is None else [self.meter, self.payload_meter]
+
+    def _payload_stream(self, probe: str) -> PayloadStream | None:
+        if self._options.payloads.mode == "off":
+            return None
+        return PayloadStream(
+            probe,
+            self._options.payloads,
+            self._options.flow_rules,
+            self._bus.partitions,
+            self._started_ns,
+            self._emit_payloads,
+            replayed=True,
+        )
+
+    def _payload_cpu_ns(self) -> int:
+        return sum(stream.payloads.cpu_ns for stream in self._streams if stream.payloads)
 
     def run(self) -> ReplaySummary:
         """Replay all loops, drain the sink and return the summary; raises as ``run_replay`` does."""
@@ -260,7 +299,7 @@ class Replay:
         self._keep_house()
         oldest_ns = now_ns + pacer.scaled_ns(_NAP_NS)
         for stream in self._streams:
-            oldest_ns = min(oldest_ns, int(stream.batcher.since_ns.min()))
+            oldest_ns = min(oldest_ns, stream.waiting_since_ns)
             if stream.head_ns is not None:
                 oldest_ns = min(oldest_ns, stream.head_due_ns)
         if any(stream.head_ns is not None for stream in live):
@@ -279,6 +318,19 @@ class Replay:
         self.summary.end_marks += batch.end_of_stream
         self.meter.items_out += batch.packets
         self.meter.output_bytes += len(value)
+
+    def _emit_payloads(self, batch: PayloadBatch) -> None:
+        value = batch.sealed(self._clock.wall_ns()).encode()
+        if self._admit is not None:
+            self._admit(self._payloads_topic, batch.partition, len(value))
+        self._sink.produce(self._payloads_topic, value, batch.partition)
+        summary, meter = self.summary.payloads, self.payload_meter
+        summary["sent"] += batch.rows
+        summary["messages"] += 1
+        summary["message_bytes"] += len(value)
+        if meter is not None:
+            meter.items_out += batch.rows
+            meter.output_bytes += len(value)
 
     def _emit_label(self, table: LabelTable, row: int, flow_id: int, probe: str, offset_ns: int) -> None:
         record = table.record(row, flow_id, probe, offset_ns, self._clock.wall_ns())
@@ -319,10 +371,26 @@ class Replay:
             meter.drop(reason, packets)
         for source, names in self._names_found().items():
             meter.count(f"names_{source}", names)
+        self._tell_payloads()
         answered = sink.acked + sink.failed
         meter.lag_records = sink.outstanding
         meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
         self.health.tick(sink.outstanding, answered)
+
+    def _tell_payloads(self) -> None:
+        """Bring the payloads' meter and counts up to what was chosen and what not, and why."""
+        if self.payload_meter is None:
+            return
+        counts = sum(
+            (stream.payloads.counts() for stream in self._streams if stream.payloads), Counter[str]()
+        )
+        new, self._sampled = counts - self._sampled, counts
+        self.summary.payloads.update(new)
+        self.payload_meter.items_in += new["packets"]
+        for reason in PAYLOAD_DROPS:
+            self.payload_meter.drop(reason, new[reason])
+        for name in ("empty", "not_chosen", "octets", "flows_evicted"):
+            self.payload_meter.count(name, new[name])
 
     def _names_found(self) -> Counter[str]:
         """Return how many names were found since the last call, by where."""
@@ -334,12 +402,14 @@ class Replay:
         self._tell_meter(self._clock.monotonic_ns())
         if not self._options.settings.telemetry_interval_s or not self.summary.loops:
             return
-        value = encode("CostTelemetry", self.meter.snapshot(self._clock.wall_ns()))
-        self._sink.produce(topic_name(self._bus, TELEMETRY_COST), value, 0, self.meter.stage)
+        for meter in self.meters:
+            value = encode("CostTelemetry", meter.snapshot(self._clock.wall_ns()))
+            self._sink.produce(topic_name(self._bus, TELEMETRY_COST), value, 0, meter.stage)
 
     def _account(self) -> None:
         """Fill in what the sink says became of the messages."""
         summary, sink = self.summary, self._sink
+        self._tell_payloads()
         for stream in self._streams:
             probe = stream.summary
             probe.packets_unsent = probe.packets_accepted - probe.packets_sent

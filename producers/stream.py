@@ -15,6 +15,7 @@ from producers.config import ReplaySettings
 from producers.labels import LabelTable
 from producers.names.finder import Event, NameFinder
 from producers.pacing import Timeline
+from producers.payloads.stream import PayloadStream, waiting_since_ns
 from producers.probes import CaptureChain, ProbeSpec, moved
 from producers.sequence import Sequencer
 from producers.summary import ProbeSummary
@@ -43,6 +44,7 @@ class ProbeStream:
         emit: Emit,
         emit_label: EmitLabel,
         extra: Extra = NO_EXTRA,
+        payloads: PayloadStream | None = None,
     ) -> None:
         self.spec = spec
         self.summary = ProbeSummary(
@@ -53,6 +55,7 @@ class ProbeStream:
         self.warnings: list[str] = []
         self.batcher = Batcher(partitions, settings.batch_packets, extra, names=settings.names)
         self._names = NameFinder() if settings.names else None
+        self.payloads = payloads
         self._events: list[Event] = []
         self._sequencer = Sequencer(partitions, epoch)
         self._settings = settings
@@ -91,6 +94,11 @@ class ProbeStream:
         return None if self._columns is None else int(self._columns.time_ns[self._row])
 
     @property
+    def waiting_since_ns(self) -> int:
+        """When the first packet that waits was due; far in the future where none does."""
+        return waiting_since_ns(self.payloads, int(self.batcher.since_ns.min()))
+
+    @property
     def head_due_ns(self) -> int:
         """When the next packet is due on the timeline; 0 where there is none."""
         return 0 if self._due is None else int(self._due[self._row])
@@ -98,7 +106,11 @@ class ProbeStream:
     def start(self) -> int | None:
         """Open the captures from the first on; return the time of the first packet, None if there is none."""
         self._chain = CaptureChain(self.spec, self.summary, self.warnings, self._names)
-        self._blocks = self._chain.blocks(self._settings.block_packets, self.batcher.extra)
+        self._blocks = self._chain.blocks(
+            self._settings.block_packets,
+            self.batcher.extra,
+            None if self.payloads is None else self.payloads.sampler,
+        )
         self._point, self._columns = self._next_block()
         self._row = 0
         return self.head_ns
@@ -153,6 +165,8 @@ class ProbeStream:
                 events = [e._replace(row=e.row - start) for e in self._events if start <= e.row < stop]
                 for partition, views in self.batcher.add(part, since, events):
                     self._send(partition, views)
+                if self.payloads is not None:
+                    self.payloads.add(self._point, columns, (start, stop), self._offset_ns, since)
                 self.latest_ns = max(self.latest_ns, int(part.time_ns.max()))
                 self._send_labels(self.latest_ns)
             if stop < columns.packets:
@@ -167,6 +181,8 @@ class ProbeStream:
         for p in overdue:
             for partition, views in self.batcher.flush(p):
                 self._send(partition, views)
+        if self.payloads is not None:
+            self.payloads.flush(before_ns)
 
     def end(self, *, finished: bool) -> None:
         """Send what waits, mark the end on every partition and, if the loop is through, send its labels."""
@@ -175,6 +191,8 @@ class ProbeStream:
         for partition in range(self.batcher.partitions):
             self._emit(self._batch(partition, empty_columns(), end_of_stream=True), 0)
         self._sequencer.restart()
+        if self.payloads is not None:
+            self.payloads.end()
         if self._names is not None:
             self._names.forget()
             self.batcher.forget_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,6 +60,9 @@ class ReplaySummary:
     late_max_ns: int = 0
     """How long after its due time the latest batch of a paced replay left."""
     cpu_s: float = 0.0
+    payloads: Counter[str] = field(default_factory=Counter)
+    """Of the payloads, where they are published: ``packets`` = ``rows`` + ``empty`` + ``fragments`` + ``truncated`` +
+    ``not_chosen``; ``sent`` rows in ``messages`` of ``message_bytes``."""
     warnings: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
@@ -112,6 +116,7 @@ class ReplaySummary:
                 "bytes": self.message_bytes,
                 "end_marks": self.end_marks,
             },
+            **({"payloads": dict(self.payloads)} if self.payloads else {}),
             "octets": self.total("octets"),
             "packets_per_s": self.packets_per_s,
             "mbit_per_s": self.mbit_per_s,

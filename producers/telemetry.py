@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,11 +104,15 @@ class StageMeter:
         stage: ``replay``, ``flows``, ``models`` or another stage.
         unit: what the items are: packets, rows, records.
         detail: probe, model or representation that the numbers are about.
+        cpu_ns: the clock of the CPU time spent; the process's own by default.
     """
 
-    def __init__(self, stage: str, unit: str, detail: str = "") -> None:
+    def __init__(
+        self, stage: str, unit: str, detail: str = "", cpu_ns: Callable[[], int] = time.process_time_ns
+    ) -> None:
         self.stage, self.unit, self.detail = stage, unit, detail
         self.instance = instance_name()
+        self._cpu_clock_ns = cpu_ns
         self.state_bytes = 0
         self.lag_records: int | None = None
         self._gauges: dict[str, float] = {}
@@ -119,7 +124,7 @@ class StageMeter:
 
     def _begin(self, now_ns: int) -> None:
         self._since_ns = now_ns
-        self._cpu_ns = time.process_time_ns()
+        self._cpu_ns = self._cpu_clock_ns()
         self.items_in = self.items_out = self.output_bytes = 0
         self._dropped: dict[str, int] = {}
         self._counters: dict[str, int] = {}
@@ -164,7 +169,7 @@ class StageMeter:
             "items_out": self.items_out,
             "dropped": self._dropped,
             "counters": self._counters,
-            "cpu_ns": time.process_time_ns() - self._cpu_ns,
+            "cpu_ns": self._cpu_clock_ns() - self._cpu_ns,
             "state_bytes": self.state_bytes,
             "output_bytes": self.output_bytes,
             "latency_p50_ns": self.latency.quantile_ns(0.5),
@@ -188,7 +193,7 @@ class StageMeter:
         """Put into ``out`` what was counted ``before`` and in the present interval."""
         out.items_in = before.items_in + self.items_in
         out.items_out = before.items_out + self.items_out
-        out.cpu_ns = before.cpu_ns + time.process_time_ns() - self._cpu_ns
+        out.cpu_ns = before.cpu_ns + self._cpu_clock_ns() - self._cpu_ns
         out.output_bytes = before.output_bytes + self.output_bytes
         out.dropped = before.dropped + Counter(self._dropped)
         out.counters = before.counters + Counter(self._counters)

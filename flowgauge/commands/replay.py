@@ -17,6 +17,14 @@ class Rebase(StrEnum):
     KEEP = "keep"
 
 
+class Payloads(StrEnum):
+    """Whose payloads are published."""
+
+    OFF = "off"
+    FIRST = "first"
+    SAMPLE = "sample"
+
+
 def command(
     captures: Annotated[
         list[str],
@@ -42,6 +50,12 @@ def command(
     labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="CSV of true classes, published as the flows end.")
     ] = None,
+    payloads: Annotated[
+        Payloads | None,
+        typer.Option(
+            help="Publish first octets of packets too: the first of each flow, or a sample (payloads.mode)."
+        ),
+    ] = None,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -58,7 +72,11 @@ def command(
     from producers.pacing import parse_speed
     from producers.probes import parse_probes
 
-    flags = {"bus.bootstrap": bus, "replay.rebase": rebase.value if rebase else None}
+    flags = {
+        "bus.bootstrap": bus,
+        "replay.rebase": rebase.value if rebase else None,
+        "payloads.mode": payloads.value if payloads else None,
+    }
     effective = load(config, flags, settings or ())
     start_framing(effective)
     return run(effective, parse_probes(captures, probe or ()), parse_speed(speed), loop, labels, as_json)

@@ -40,6 +40,9 @@ NAMES = (
 - ``fragments``: fragments of IP packets; ``truncated``: chosen, but the capture holds too few octets.
 """
 
+DROPS = ("fragments", "truncated")
+"""Of these, what could not be had; ``empty`` and ``not_chosen`` were not wanted."""
+
 _FLOW = np.dtype(
     [
         ("start_ns", "i8"),
