@@ -34,7 +34,7 @@ def make_flows(corpus: Corpus, settings: StreamsSettings, partitions: int) -> Fo
     offline = Offline(settings, partitions, "bench")
     found = Found()
     for path in corpus.paths:
-        with open_capture(str(path)) as capture:
+        with open_capture(str(path), names=offline.names) as capture:
             for batch in offline.feed(capture):
                 found.rows[batch.representation] += batch.rows
             found.packets += capture.counters.accepted
