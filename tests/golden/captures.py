@@ -10,6 +10,7 @@ from typing import Any
 from schemas.community_id import address_text, community_ids
 from schemas.features import ROW_COLUMNS, FeatureBatch
 from schemas.flow_key import format_flow_id
+from schemas.packets import split_names
 from streams.config import StreamsSettings
 from streams.offline import OfflineSummary, run_offline
 from tests.producers.frames import (
@@ -128,6 +129,11 @@ def lines_of(batch: FeatureBatch) -> list[Line]:
                 line[c.name] = address_text(value.tobytes(), int(batch.columns["ip_version"][i]))
             else:
                 line[c.name] = format_flow_id(value) if c.name == "flow_id" else int(value)
+        if "service" in batch.columns:
+            texts = split_names(batch.columns["texts"])
+            for name in ("service", "server_name"):
+                line[name] = texts[batch.columns[name][i]]
+            line["service_found_by"] = int(batch.columns["service_found_by"][i])
         values = (float(f"{v:.9g}") for v in batch.columns["features"][i])
         line["features"] = dict(zip(batch.feature_names, values, strict=True))
         out.append(line)

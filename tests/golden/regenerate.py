@@ -15,6 +15,8 @@ from typing import Any
 
 from schemas.codec import HEADER_BYTES, NAMES, decode, schema
 from schemas.columns import columns_of
+from streams.config import RepresentationSettings, StreamsSettings
+from streams.services.config import ServiceSettings
 from tests.conftest import ROOT
 from tests.golden.captures import CAPTURES, records
 from tests.schemas.messages import message, readable
@@ -24,6 +26,16 @@ MESSAGES = HERE / "messages"
 COLUMNS = HERE / "columns.json"
 DEMO = ROOT / "infra" / "lab" / "data" / "demo.pcap.gz"
 DEMO_RECORDS = 50
+SERVICES = StreamsSettings(
+    representations=(RepresentationSettings(name="flow", kind="flow", features=("totals",)),),
+    services=(
+        ServiceSettings(name="web", ports=("tcp/80", "tcp/8080"), collect=("size_statistics",), every_s=5),
+        ServiceSettings(name="node", prefixes=("198.18.0.12/32", "fd00:18::b/128"), collect=("totals",)),
+        ServiceSettings(name="lab", domains=("lab",), prefixes=("198.18.0.10/31",)),
+        ServiceSettings(name="resolver", ports=("udp/53",), probes=("golden",)),
+        ServiceSettings(name="elsewhere", ports=("1-65535",), probes=("another",)),
+    ),
+)
 
 
 def as_text(value: Any) -> str:
@@ -71,6 +83,15 @@ def demo() -> tuple[dict[str, Any], list[str]]:
     return told, flows[:DEMO_RECORDS]
 
 
+def demo_services() -> tuple[dict[str, Any], list[str]]:
+    """Return the demo capture's counts with services named, a digest of their rows, and the first of these."""
+    summary, lines = records(DEMO, SERVICES)
+    told = {"services": summary.services, "rules_without_match": summary.rules_without_match}
+    told["rows"] = dict(summary.rows)
+    told["sha256"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return told, lines[:DEMO_RECORDS]
+
+
 def write_messages() -> None:
     MESSAGES.mkdir(exist_ok=True)
     for name in NAMES:
@@ -91,6 +112,7 @@ def main() -> None:
         write_lines(HERE / f"{name}.jsonl", *made(name))
     if DEMO.is_file():
         write_lines(HERE / "demo.jsonl", *demo())
+        write_lines(HERE / "demo_services.jsonl", *demo_services())
 
 
 if __name__ == "__main__":

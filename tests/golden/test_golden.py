@@ -16,7 +16,7 @@ from schemas.features import decode_feature_batch
 from schemas.packets import decode_packet_batch
 from schemas.payloads import decode_payload_batch
 from tests.golden.captures import CAPTURES
-from tests.golden.regenerate import COLUMNS, HERE, MESSAGES, columns_table, demo, made
+from tests.golden.regenerate import COLUMNS, HERE, MESSAGES, columns_table, demo, demo_services, made
 from tests.schemas.messages import message, readable
 
 GOLDEN = sorted(MESSAGES.glob("*.avro"))
@@ -72,5 +72,12 @@ def test_a_capture_made_by_hand_gives_its_records(name: str) -> None:
 def test_the_demo_capture_gives_its_records(demo_capture: Path) -> None:
     told, lines = demo()
     was, wanted = expected("demo")
+    assert lines == wanted
+    assert told == was
+
+
+def test_the_demo_capture_gives_its_services(demo_capture: Path) -> None:
+    told, lines = demo_services()
+    was, wanted = expected("demo_services")
     assert lines == wanted
     assert told == was
