@@ -94,7 +94,7 @@ class WorkerSettings(MetricsSettings):
         "on the bus. Commits come less often where it would be more.",
     )
     session_timeout_s: float = Field(
-        default=10.0,
+        default=6.0,
         ge=1,
         le=300,
         description="Silence in seconds after which the broker gives a dead worker's partitions to others; brokers "
