@@ -46,6 +46,7 @@ SOURCES = (
     "sketch.py",
     "moments.py",
     "header_layout.py",
+    "rounding.py",
 )
 
 

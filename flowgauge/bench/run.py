@@ -22,7 +22,8 @@ from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
 STAGES = (
-    "decode", "flows", "encode", "agent", "bus", "state", "publish", "record", "latency", "packet_models",
+    "decode", "flows", "encode", "agent", "bus", "state", "features", "publish", "record", "latency",
+    "packet_models",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -160,6 +161,10 @@ class _Bench:
             return latency(self._corpus.captures, setup, _step)
         if stage == "packet_models":
             return self._measure_packet_models()
+        if stage == "features":
+            from flowgauge.bench.stages.features import features
+
+            return features(self._corpus, self._bus.partitions, self._options.min_seconds)
         if stage == "state":
             from flowgauge.bench.stages.state import state
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from schemas.packets import Extra
 from streams.feature import Feature, FeatureColumn, Packet, Totals
+from streams.rounding import rounded
 from streams.serial import ahead
 
-OUT_OF_ORDER_NS = 3_000_000
+OUT_OF_ORDER_US = 3000
 """A segment that fills a hole this soon after the hole was seen was reordered; later, it was sent again."""
 
 FEATURE = Feature(
@@ -24,11 +25,11 @@ FEATURE = Feature(
     "acknowledgment from the other side, at each segment with data. Numbers are compared modulo 2^32.",
     reference="RFC 9293; the 3 ms are those of Wireshark's TCP analysis",
     needs=lambda depth: Extra(tcp=True),
-    kept=("next", "acked", "hole_start", "hole_end", "hole_ns", "known"),
+    kept=("next", "acked", "hole_start", "hole_end", "hole_us", "known"),
     state=lambda depth: [
         ("next", "u4", (2,)), ("acked", "u4", (2,)), ("hole_start", "u4", (2,)), ("hole_end", "u4", (2,)),
-        ("hole_ns", "i8", (2,)), ("known", "u1"), ("again", "u4", (2,)), ("disorder", "u4", (2,)),
-        ("flight_sum", "f8", (2,)), ("flight_count", "u4", (2,)), ("flight_most", "u4", (2,)),
+        ("hole_us", "u4", (2,)), ("known", "u1"), ("again", "u4", (2,)), ("disorder", "u4", (2,)),
+        ("flight_mean", "f4", (2,)), ("flight_count", "u4", (2,)), ("flight_most", "u4", (2,)),
     ],
     columns=lambda depth: [
         FeatureColumn(f"{name}_{way}", unit, f"{words} {which} the source")
@@ -45,7 +46,7 @@ FEATURE = Feature(
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     flags, d = packet.tcp_flags, packet.direction
@@ -66,33 +67,38 @@ def update(state: Any, packet: Packet) -> None:
         state.next[d] = end
         state.known |= 1 << d
         return
-    expected = np.int64(state.next[d])
+    expected, now_us = np.int64(state.next[d]), (packet.time_ns // 1000) & 0xFFFFFFFF
     step = ahead(start, expected)
     if step >= 0:
         if step > 0:
-            state.hole_start[d], state.hole_end[d], state.hole_ns[d] = expected, start, packet.time_ns
+            state.hole_start[d], state.hole_end[d], state.hole_us[d] = (
+                expected,
+                start,
+                now_us,
+            )
         state.next[d] = end
     elif step == -1 and packet.payload_octets <= 1 and not flags & (_SYN | _FIN):
         return
     else:
-        _classify(state, packet.time_ns, d, start, end)
+        _classify(state, now_us, d, start, end)
         if ahead(end, expected) > 0:
             state.next[d] = end
     if packet.payload_octets > 0 and state.known & (4 << d):
         flight = ahead(np.int64(state.next[d]), np.int64(state.acked[d]))
         if flight >= 0:
-            state.flight_sum[d] += flight
             state.flight_count[d] += 1
+            delta = np.float32(flight) - state.flight_mean[d]
+            state.flight_mean[d] += np.float32(delta / np.float32(state.flight_count[d]))
             if flight > state.flight_most[d]:
                 state.flight_most[d] = flight
 
 
 @njit(cache=True, nogil=True)
-def _classify(state: Any, time_ns: int, d: int, start: int, end: int) -> None:
+def _classify(state: Any, now_us: int, d: int, start: int, end: int) -> None:
     """Count a segment that begins before what was seen last, and take it out of the hole it fills."""
     hole_start, hole_end = np.int64(state.hole_start[d]), np.int64(state.hole_end[d])
     fills = hole_start != hole_end and ahead(start, hole_start) >= 0 and ahead(end, hole_end) <= 0
-    if fills and time_ns - state.hole_ns[d] <= OUT_OF_ORDER_NS:
+    if fills and ahead(now_us, np.int64(state.hole_us[d])) <= OUT_OF_ORDER_US:
         state.disorder[d] += 1
     else:
         state.again[d] += 1
@@ -107,8 +113,7 @@ def _classify(state: Any, time_ns: int, d: int, start: int, end: int) -> None:
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for d in range(2):
-        count = float(state.flight_count[d])
         out[at + 4 * d] = state.again[d]
         out[at + 4 * d + 1] = state.disorder[d]
-        out[at + 4 * d + 2] = state.flight_sum[d] / count if count > 0 else 0.0
+        out[at + 4 * d + 2] = rounded(state.flight_mean[d])
         out[at + 4 * d + 3] = state.flight_most[d]

@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from streams.feature import Feature, FeatureColumn, Packet, Totals
+from streams.rounding import rounded
 
 TCP = 6
 LEAST_QUIC_REQUEST = 100
@@ -38,8 +39,8 @@ FEATURE = Feature(
     ),
     state=lambda depth: [
         ("octets", "u8"), ("request_ns", "i8"), ("data_ns", "i8"), ("complete_ns", "i8"), ("count", "u4"),
-        ("mean", "f8"), ("m2", "f8"), ("least", "u8"), ("most", "u8"), ("sum", "u8"), ("average", "f4"),
-        ("duration_sum", "f8"), ("request_gap", "f8"), ("request_m2", "f8"), ("completion_gap", "f8"),
+        ("mean", "f4"), ("m2", "f4"), ("least", "f4"), ("most", "f4"), ("sum", "u8"), ("average", "f4"),
+        ("duration_sum", "f4"), ("request_gap", "f4"), ("request_m2", "f4"), ("completion_gap", "f4"),
         ("last", "f4", (LAST,)), ("window_count", "u4"), ("window_octets", "u8"),
     ],
     columns=lambda depth: [
@@ -88,10 +89,10 @@ def _complete(state: Any, now_ns: int) -> None:
     delta = octets - state.mean
     state.mean += delta / count
     state.m2 += delta * (octets - state.mean)
-    if state.count == 1 or state.octets < state.least:
-        state.least = state.octets
-    if state.octets > state.most:
-        state.most = state.octets
+    if state.count == 1 or octets < state.least:
+        state.least = octets
+    if octets > state.most:
+        state.most = octets
     state.sum += state.octets
     state.average = octets if state.count == 1 else state.average + EWMA * (octets - state.average)
     state.last[at] = octets
@@ -118,16 +119,16 @@ def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     out[at + 1] = state.window_octets
     out[at + 2] = count
     out[at + 3] = state.sum
-    out[at + 4] = state.mean
-    out[at + 5] = np.sqrt(max(0.0, state.m2 / count)) if count > 0 else 0.0
+    out[at + 4] = rounded(state.mean)
+    out[at + 5] = rounded(np.sqrt(max(0.0, state.m2 / count))) if count > 0 else 0.0
     out[at + 6] = state.least
     out[at + 7] = state.most
     _emit_last(state, out, at + 8)
-    out[at + 12] = state.average
-    out[at + 13] = state.duration_sum / count if count > 0 else 0.0
-    out[at + 14] = state.request_gap
-    out[at + 15] = np.sqrt(max(0.0, state.request_m2 / count)) if count > 0 else 0.0
-    out[at + 16] = state.completion_gap
+    out[at + 12] = rounded(state.average)
+    out[at + 13] = rounded(state.duration_sum / count) if count > 0 else 0.0
+    out[at + 14] = rounded(state.request_gap)
+    out[at + 15] = rounded(np.sqrt(max(0.0, state.request_m2 / count))) if count > 0 else 0.0
+    out[at + 16] = rounded(state.completion_gap)
     out[at + 17] = state.octets
 
 
@@ -145,5 +146,6 @@ def _emit_last(state: Any, out: NDArray[np.float32], at: int) -> None:
     squares = 0.0
     for i in range(kept):
         squares += (state.last[i] - mean) * (state.last[i] - mean)
-    out[at], out[at + 1] = mean, np.sqrt(squares / kept) if kept > 0 else 0.0
+    out[at] = rounded(mean)
+    out[at + 1] = rounded(np.sqrt(squares / kept)) if kept > 0 else 0.0
     out[at + 2], out[at + 3] = least, most
