@@ -30,7 +30,7 @@ from producers.telemetry import StageMeter
 from schemas.codec import NAMES, fingerprint_of, schema
 from schemas.settings import Settings
 from schemas.topics import TOPICS
-from streams.feature import available_features, load_feature
+from streams.feature import Feature, available_features, load_feature
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE_DEPTH = 8
@@ -187,9 +187,10 @@ def features() -> str:
         feature = load_feature(name)
         module = inspect.getdoc(import_module(f"streams.features.{name}")) or ""
         size = feature.dtype(EXAMPLE_DEPTH).itemsize if feature.state(EXAMPLE_DEPTH) else 0
-        columns = [[f"`{c.name}`", c.unit, c.doc] for c in feature.columns(EXAMPLE_DEPTH)]
+        columns = _shown_columns(feature)
         out += [
-            f"## {name}\n", f"{feature.doc}\n", f"{module}\n", f"State: {size} bytes a flow.\n",
+            f"## {name}\n", f"{feature.doc}\n", f"{module}\n", *_definition(feature),
+            f"Level: {feature.level}. State: {size} bytes a flow.{_needs(feature)}\n",
             table(["column", "unit", "meaning"], columns),
             '??? note "How the code computes it"\n\n'
             f"    ```python\n{indent(_formulas(name), '    ')}\n    ```\n",
@@ -197,10 +198,35 @@ def features() -> str:
     return "\n".join(out)
 
 
+def _definition(feature: Feature) -> Iterator[str]:
+    if feature.formula:
+        yield f"**How it is computed.** {escape(feature.formula)}\n"
+    if feature.reference:
+        yield f"**Reference.** {feature.reference}\n"
+
+
+def _needs(feature: Feature) -> str:
+    """Return what probes send only for the feature."""
+    needs = feature.needs(EXAMPLE_DEPTH)
+    text = " Needs the packet columns `tcp`: 8 bytes a packet on the bus." if needs.tcp else ""
+    if needs.head_packets:
+        text += f" Needs the first {needs.head_octets} octets of the first {needs.head_packets} packets of each flow."
+    return text
+
+
+def _shown_columns(feature: Feature) -> list[list[str]]:
+    """Return the columns as table rows; of hundreds alike only the first."""
+    columns = feature.columns(EXAMPLE_DEPTH)
+    rows = [[f"`{c.name}`", c.unit, c.doc] for c in columns[:64]]
+    if len(columns) > len(rows):
+        rows.append(["…", "", f"{len(columns):,} columns in all, to `{columns[-1].name}`"])
+    return rows
+
+
 def _formulas(name: str) -> str:
     """Return the source of a feature's compiled functions, without their decorators."""
     module = import_module(f"streams.features.{name}")
-    parts = [getattr(module, part) for part in ("update", "emit") if hasattr(module, part)]
+    parts = [getattr(module, part) for part in ("update", "update_head", "emit") if hasattr(module, part)]
     sources = [inspect.getsource(part.py_func) for part in parts]
     return "\n\n".join(re.sub(r"\A(?:@.*\n)+", "", source).rstrip() for source in sources)
 

@@ -9,6 +9,6 @@ _SPLIT = float((1 << 43) + 1)
 
 @njit(cache=True, nogil=True)
 def rounded(value: float) -> float:
-    """Return the nearest number of 10 significant bits: within 0.05 % of the value (Dekker's splitting)."""
+    """Return the nearest number of 10 significant bits: within 0.1 % of the value (Dekker's splitting)."""
     scaled = value * _SPLIT
     return scaled - (scaled - value)

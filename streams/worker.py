@@ -36,6 +36,8 @@ def run_worker(
         SettingsError: an unknown feature.
     """
     resolve(settings.computed, settings.feature_files)
+    if settings.compression != "as the bus":
+        bus = bus.model_copy(update={"compression": settings.compression})
     sink = BusProducer(bus)
     sink.connect(on_wait=on_wait)
     _check_topics(sink, settings, bus)

@@ -63,19 +63,14 @@ def update(state: Any, packet: Packet) -> None:
         return
     start = packet.tcp_sequence
     end = (start + length) & 0xFFFFFFFF
-    if not state.known & (1 << d) or (flags & _SYN and ahead(start, np.int64(state.next[d])) > 0):
-        state.next[d] = end
-        state.known |= 1 << d
-        return
     expected, now_us = np.int64(state.next[d]), (packet.time_ns // 1000) & 0xFFFFFFFF
     step = ahead(start, expected)
-    if step >= 0:
+    if not state.known & (1 << d) or (flags & _SYN and step > 0):
+        state.next[d] = end
+        state.known |= 1 << d
+    elif step >= 0:
         if step > 0:
-            state.hole_start[d], state.hole_end[d], state.hole_us[d] = (
-                expected,
-                start,
-                now_us,
-            )
+            state.hole_start[d], state.hole_end[d], state.hole_us[d] = expected, start, now_us
         state.next[d] = end
     elif step == -1 and packet.payload_octets <= 1 and not flags & (_SYN | _FIN):
         return
