@@ -109,6 +109,7 @@ def _single(name: str, model: PacketModel, keras_rate: float, min_seconds: float
         details={
             "ratio": ratio,
             "packets_per_s": round(rate.value),
+            "packets_per_cpu_s": round(rate.cpu_value),
             "keras_predict_packets_per_s": round(keras_rate, 1),
             "parameters": model.card.parameters,
         },
