@@ -36,7 +36,11 @@ class FeatureEngine:
         self.features = tuple(features)
         self.plan = Plan(
             (settings or StreamsSettings()).model_copy(
-                update={"representations": (representation,), "feature_files": tuple(feature_files)}
+                update={
+                    "representations": (representation,),
+                    "feature_files": tuple(feature_files),
+                    "services": (),
+                }
             )
         )
 

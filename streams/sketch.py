@@ -31,15 +31,15 @@ def middle_of(number: int) -> float:
 @njit(cache=True, nogil=True)
 def quantile(counts: Any, share: float) -> float:
     """Return the middle of the bin in which the share of the values (0 to 1) is reached; 0 without any."""
-    total = np.int64(0)
+    total = 0
     for i in range(len(counts)):
-        total += np.int64(counts[i])
+        total += int(counts[i])
     if total == 0:
         return 0.0
-    wanted = max(1, np.int64(np.ceil(share * total)))
-    below = np.int64(0)
+    wanted: int = max(1, int(np.ceil(share * total)))
+    below = 0
     for i in range(len(counts)):
-        below += np.int64(counts[i])
+        below += int(counts[i])
         if below >= wanted:
             return middle_of(i)
     return 0.0

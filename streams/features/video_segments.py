@@ -135,7 +135,7 @@ def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
 @njit(cache=True, nogil=True, error_model="numpy")
 def _emit_last(state: Any, out: NDArray[np.float32], at: int) -> None:
     """Write mean, standard deviation, minimum and maximum of the last segments."""
-    kept = min(np.int64(state.count), LAST)
+    kept: int = min(int(state.count), LAST)
     total, least, most = 0.0, 0.0, 0.0
     for i in range(kept):
         octets = float(state.last[i])
