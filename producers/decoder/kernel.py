@@ -194,6 +194,16 @@ def decode_frames(
             if kind == NOTHING and watched[place] and payload < ip.stop:
                 kind = REST
             if kind != NOTHING:
-                note(state.spots, raw, kind, row, flow, ip.transport, payload, ip.stop)
+                note(
+                    state.spots,
+                    raw,
+                    kind,
+                    row,
+                    flow,
+                    ip.transport,
+                    payload,
+                    ip.stop,
+                    ip.stop - at >= ip.octets,
+                )
         row += 1
     return row

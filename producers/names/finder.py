@@ -146,6 +146,11 @@ class NameFinder:
         spots = self._spots
         for n in range(int(spots.noted[0])):
             row, kind = int(spots.row[n]), int(spots.kind[n])
+            if (
+                kind == REST
+                and (int(columns.flow_hash[row]), int(columns.direction[row])) not in self._waiting
+            ):
+                continue
             payload = raw[int(spots.payload[n]) : int(spots.stop[n])].tobytes()
             if kind == DNS:
                 self._answer(columns, row, payload)
@@ -179,7 +184,8 @@ class NameFinder:
             self._dns_stream(columns, row, key, waiting, sequence, payload)
             return
         name, source = self._look(waiting, sequence, payload)
-        if name is Verdict.MORE and waiting.packets[0] < _MAX_PACKETS:
+        cut = int(columns.octets[row]) - int(columns.header_octets[row]) > len(payload) and kind != QUIC
+        if name is Verdict.MORE and waiting.packets[0] < _MAX_PACKETS and not cut:
             if kind != QUIC:
                 self._spots.watched[place_of(key[0])] = WATCH
             return

@@ -122,15 +122,19 @@ def note(
     transport: int,
     payload: int,
     stop: int,
+    is_whole: bool,
 ) -> None:
-    """Note a packet for the finder, unless its flow needs no look any more."""
+    """Note a packet for the finder, unless its flow needs no look any more.
+
+    ``is_whole``: the capture has all of the packet; after one that it cut, nothing can be put together.
+    """
     place = flow_hash & _FLOW_MASK
     if kind != DNS and kind != DNS_OVER_TCP:
         if spots.settled[place] == flow_hash:
             return
         if kind == REST:
             spots.watched[place] -= 1
-        elif goes_on(raw, payload, stop, kind):
+        elif is_whole and goes_on(raw, payload, stop, kind):
             spots.watched[place] = WATCH
     n = spots.noted[0]
     spots.noted[0] = n + 1
