@@ -49,7 +49,7 @@ def test_a_trace_repeats_and_covers_the_run() -> None:
 def test_the_player_climbs_a_rung_at_a_time_and_falls_at_once() -> None:
     player = Player()
     assert player.next_rung() == 0
-    rungs = []
+    rungs: list[int] = []
     for _ in range(6):
         player.arrived(rungs[-1] if rungs else 0, 10**6, 0.1)  # 80 Mbit/s
         rungs.append(player.next_rung())

@@ -101,7 +101,8 @@ def test_round_trips_of_both_sides() -> None:
     jitter = 0.0
     for before, after in pairwise(samples):
         jitter += (abs(after - before) - jitter) / 16
-    assert (got["rtt_mean_us_fwd"], got["rtt_samples_fwd"]) == (pytest.approx(15_000, rel=1e-3), 1)
+    assert got["rtt_mean_us_fwd"] == pytest.approx(15_000, rel=1e-3)
+    assert got["rtt_samples_fwd"] == 1
     assert got["rtt_samples_rev"] == 5
     assert got["rtt_mean_us_rev"] == pytest.approx(statistics.fmean(samples), rel=1e-3)
     assert got["rtt_std_us_rev"] == pytest.approx(statistics.pstdev(samples), rel=1e-3)
