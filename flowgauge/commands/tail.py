@@ -59,7 +59,12 @@ def command(
     beginning = start is Start.BEGINNING or (start is None and not follow)
     with stopping() as stop:
         for count, message in enumerate(messages(found, name, beginning, follow, stop), 1):
-            place = {"topic": name, "partition": message.partition(), "offset": message.offset()}
+            # A record may have a topic, partition and offset of its own: a dead letter has.
+            place = {
+                "kafka_topic": name,
+                "kafka_partition": message.partition(),
+                "kafka_offset": message.offset(),
+            }
             head = f"{name}[{message.partition()}]@{message.offset()}"
             try:
                 schema, records = records_of(message.value() or b"", rows)

@@ -71,5 +71,5 @@ def test_a_replay_of_nothing_marks_the_end_of_every_partition(
     assert (summary["packets"]["sent"], summary["messages"]["end_marks"]) == (0, 3)
     assert not invoke(["tail", "packets", "--no-follow", "--json", *mine])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(row["partition"] for row in rows) == [0, 1, 2]
-    assert all(row["end_of_stream"] and row["topic"] == f"{topic_prefix}packets" for row in rows)
+    assert sorted(row["kafka_partition"] for row in rows) == [0, 1, 2]
+    assert all(row["end_of_stream"] and row["kafka_topic"] == f"{topic_prefix}packets" for row in rows)

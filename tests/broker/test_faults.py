@@ -136,7 +136,7 @@ def test_poison_on_every_topic_is_set_aside(pipeline: Pipeline, demo_capture: Pa
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         # Of a feature batch there is a line for each row, of other messages one.
         by_row = topic.schema == "FeatureBatch"
-        places = {(line["partition"], line["offset"]) for line in lines} if by_row else lines
+        places = {(line["kafka_partition"], line["kafka_offset"]) for line in lines} if by_row else lines
         unread = re.findall(r"\[\d+\]@\d+: cannot be decoded: ", done.stderr)
         assert len(places) + len(unread) == sum(pipeline.ends(topic.name, topic.partitions(PARTITIONS)))
         assert len(unread) == len(put[topic.name]) * topic.partitions(PARTITIONS)

@@ -94,8 +94,26 @@ def test_json_lines_with_limit(labels: EmbeddedBroker, capsys: pytest.CaptureFix
     produce(labels, "labels", *[encode("Label", LABEL)] * 5, partition=1)
     assert tail(labels, "labels", "--json", "--limit", "2") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    place = {"topic": "labels", "partition": 1, "offset": 1, "schema": "Label", "schema_version": 1}
-    assert rows[1:] == [{**place, **LABEL}]
+    place = {"kafka_topic": "labels", "kafka_partition": 1, "kafka_offset": 1}
+    assert rows[1:] == [{**place, "schema": "Label", "schema_version": 1, **LABEL}]
+
+
+def test_a_record_with_a_place_of_its_own_keeps_that_of_its_message_too(
+    embedded: EmbeddedBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"partition": 3, "offset": 41, "layout": "x", "part": 0, "parts": 1, "digest": b"", "body": b"s"}
+    for topic, value in (
+        ("dead-letters", encode("DeadLetter", LETTER)),
+        ("flows.state", encode("FlowState", state)),
+    ):
+        embedded.create_topic(topic, 1)
+        produce(embedded, topic, value)
+        assert tail(embedded, topic, "--json") == 0
+    letter, state = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    own = ("topic", "partition", "offset")
+    place = tuple(f"kafka_{name}" for name in own)
+    assert [letter[name] for name in (*place, *own)] == ["dead-letters", 0, 0, "packets", 1, 7]
+    assert [state[name] for name in (*place, *own[1:])] == ["flows.state", 0, 0, 3, 41]
 
 
 def test_from_the_end_there_is_nothing_to_wait_for(
