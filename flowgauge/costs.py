@@ -10,7 +10,8 @@ from typing import Any
 Record = dict[str, Any]
 
 SOURCES = ("probe", "replay")
-ORDER = (*SOURCES, "flows", "models", "record")
+PACKET_MODELS = "packet-models"
+ORDER = (*SOURCES, "payloads", "flows", "models", PACKET_MODELS, "record")
 WINDOW_S = 10.0
 GRACE_NS = 2_000_000_000
 """What was sent so long before a stage told its counts, while nothing waited, must be in them."""
@@ -18,6 +19,8 @@ GONE_NS = 5_000_000_000
 """A process that has told nothing for so long, and for three of its intervals, runs no more."""
 BEHIND_S = 1.0
 """A stage that is less behind has messages on their way, not a lag."""
+_PAYLOADS = "payloads of packets"
+"""What is sent into that hop; not a representation's name, which has no spaces."""
 _BROKEN = ("failed", "not_delivered")
 """Reasons of drops that are nobody's wish."""
 
@@ -192,9 +195,11 @@ class PipelineCosts:
         self._begin_ns: int | None = None
         self._newest_ns = 0
         self._sent: dict[str, _Ledger] = {}
-        """By what is sent: ``packets``, or a representation."""
+        """By what is sent: ``packets``, ``_PAYLOADS``, or a representation."""
         self._models: dict[str, Counter[str]] = {}
         """Rows taken by model and representation."""
+        self._packet_models: Counter[str] = Counter()
+        """Packets taken by packet model."""
         self._wanted = dict(representations or {})
 
     def add(self, record: Record) -> None:
@@ -210,6 +215,10 @@ class PipelineCosts:
         self.stages[stage].add(record)
         if stage in SOURCES:
             self._note("packets", record, record["items_out"])
+        elif stage == "payloads":
+            self._note(_PAYLOADS, record, record["items_out"])
+        elif stage == PACKET_MODELS:
+            self._packet_models[record["detail"]] += record["items_in"]
         elif stage == "flows":
             for name, rows in record["counters"].items():
                 if name.startswith("rows_"):
@@ -233,7 +242,7 @@ class PipelineCosts:
 
     def hops(self) -> list[Hop]:
         """Return every hop whose both ends have told something."""
-        return [*self._packet_hop(), *self._row_hops()]
+        return [*self._packet_hop(), *self._row_hops(), *self._payload_hops()]
 
     def _packet_hop(self) -> Iterator[Hop]:
         sources = " and ".join(name for name in SOURCES if name in self.stages)
@@ -248,6 +257,12 @@ class PipelineCosts:
                 what = f"rows of features.{representation}"
                 target = f"models {model}" if len(self._models) > 1 else "models"
                 yield self._hop("flows", target, representation, what, taken[representation])
+
+    def _payload_hops(self) -> Iterator[Hop]:
+        # Each packet model has readers of its own, so each must have taken all.
+        for model, taken in self._packet_models.items() if "payloads" in self.stages else ():
+            target = f"{PACKET_MODELS} {model}" if len(self._packet_models) > 1 else PACKET_MODELS
+            yield self._hop("payloads", target, _PAYLOADS, _PAYLOADS, taken)
 
     def _hop(self, source: str, target: str, key: str, unit: str, taken: int) -> Hop:
         ledger = self._sent.get(key, _Ledger())

@@ -1,7 +1,6 @@
 """Runs a packet model: vectors of octets in, probabilities out. ONNX Runtime, no TensorFlow.
 
-Measured on one core of an AMD EPYC with AVX-512 (batches of 256, single thread), ONNX Runtime's fused LSTM does what
-a kernel of our own could hardly better, so there is none.
+ONNX Runtime's fused LSTM reaches what the bench asks of a core (docs/performance.md), so there is no kernel of our own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from models.packet.live import LiveModel
 from models.packet.runtime import PacketModel
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
+from producers.health import Health
+from producers.metrics import serving
 from schemas.topics import (
     DEAD_LETTERS,
     MODELS,
@@ -59,7 +61,10 @@ def run_worker(
     for name, by_flow in REQUIRED:
         sink.require(topic_name(bus, name), bus.partitions if by_flow else None)
     with LiveModel(settings, bus) as live:
-        model = _first_model(live, settings, stop)
+        health = Health(settings.stall_s)
+        # Waiting for a model is no fault: whoever checks the worker's health is told so from the start.
+        with serving(settings, [], health):
+            model = _first_model(live, settings, stop, health)
         if model is None:
             return 0, Counter()
         agent = PacketModelAgent(settings, bus, sink, model, live)
@@ -67,7 +72,9 @@ def run_worker(
     return code, agent.counts()
 
 
-def _first_model(live: LiveModel, settings: PacketModelSettings, stop: threading.Event) -> PacketModel | None:
+def _first_model(
+    live: LiveModel, settings: PacketModelSettings, stop: threading.Event, health: Health
+) -> PacketModel | None:
     """Wait for a model that can be used; None where the worker is stopped before."""
     waited_s, told = 0.0, False
     while not stop.is_set():
@@ -84,6 +91,7 @@ def _first_model(live: LiveModel, settings: PacketModelSettings, stop: threading
                 settings.name,
                 Library(settings.library).root,
             )
+        health.tick(0, 0)
         stop.wait(_POLL_S)
         waited_s += _POLL_S
     return None

@@ -23,10 +23,10 @@ T0 = 1_700_000_000 * S
 
 
 def record(stage: str, at_s: float, items: int = 0, instance: str = "a:1", **more: Any) -> dict[str, Any]:
-    units = {"replay": "packets", "flows": "packets", "models": "rows"}
+    units = {"models": "rows"}
     return {
         "schema_version": 2, "stage": stage, "instance": instance, "detail": "online" if stage == "models" else "",
-        "time_ns": T0 + round(at_s * S), "interval_ns": S, "unit": units[stage], "items_in": items,
+        "time_ns": T0 + round(at_s * S), "interval_ns": S, "unit": units.get(stage, "packets"), "items_in": items,
         "items_out": items, "dropped": {}, "counters": {}, "cpu_ns": S // 10, "state_bytes": 100,
         "output_bytes": 1000, "latency_p50_ns": None, "latency_p99_ns": None, "lag_records": 0, "gauges": {},
         **more,
@@ -62,6 +62,23 @@ def test_consecutive_hops_add_up() -> None:
     assert words(costs) == []
     assert verdict_text(costs).plain == ALL_WELL
     assert list(costs.stages) == ["replay", "flows", "models"]
+
+
+def test_payloads_sent_are_packets_that_each_packet_model_has_taken() -> None:
+    def taken(at_s: float, model: str, items: int) -> dict[str, Any]:
+        return {**record("packet-models", at_s, items), "detail": model}
+
+    told = [record(stage, 1, 50, lag_records=None) for stage in ("payloads", "replay")]
+    one = fold([taken(1.5, "apps", 50), *told, taken(9, "apps", 0)])
+    assert list(one.stages) == ["replay", "payloads", "packet-models"]
+    assert [(h.source, h.target, h.unit, h.sent, h.due, h.taken) for h in one.hops()] == [
+        ("payloads", "packet-models", "payloads of packets", 50, 50, 50)
+    ]
+    assert words(one) == []
+    two = fold(
+        [*told, taken(1.5, "apps", 50), taken(1.5, "web", 40), taken(9, "apps", 0), taken(9, "web", 0)]
+    )
+    assert words(two) == ["packet-models web lost 10 payloads of packets"]
 
 
 def test_packets_that_came_twice_are_no_surplus() -> None:

@@ -1,7 +1,8 @@
 """``packet_models``: LSTMs of the study's sizes, exported from Keras, beside ``keras.predict`` in the same run.
 
 Rates are of one core. The latency is that of a worker process on a real broker, from a payload's sending to its
-prediction in the hands of another program, at half of what the worker does at most.
+prediction in the hands of another program, at half of what all of them together sustain: sender, broker, worker and
+reader share the cores.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,16 @@ ROWS = 32
 """Packets of a payload message."""
 FLOWS = 8
 """Flows that they are of."""
-FULL_SPEED_PACKETS = 60_000
+OUTSTANDING_PACKETS = 4096
+"""Packets sent and not yet read, while capacity is measured: the worker never waits, and no queue grows."""
+WARM_MESSAGES = 16
+CAPACITY_S = 8.0
 WARM_S = 3.0
 _READY_S = 120.0
 _QUIET_S = 2.0
 _POLL_S = 0.02
-_SLEEP_S = 0.0005
+_SLEEP_S = 0.001
+_HOPS = ("bus_to_model_ns", "queue_ns", "model_ns")
 
 
 @dataclass(frozen=True)
@@ -134,15 +139,37 @@ def _latency(folder: Path, setup: Setup, on_step: Callable[[str], None]) -> Resu
         update = {"bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
         bus = setup.bus.model_copy(update=update)
         with bench_topics(bus, setup.streams, setup.external), _serving(folder, bus, setup) as reader:
-            on_step(f"sending {FULL_SPEED_PACKETS:,} payloads as fast as they go")
             sender = _Sender(bus)
-            sent = sender.send(FULL_SPEED_PACKETS // ROWS, None)
-            capacity = _drained(reader, sent)
-            on_step(f"sending payloads for {setup.seconds:g} s at half of the worker's {capacity:,.0f}/s")
+            _drain(reader, sender.send_evenly(WARM_MESSAGES, WARM_MESSAGES * ROWS))
+            on_step(f"sending payloads for {CAPACITY_S:g} s as fast as their predictions come")
             reader.arrivals.clear()
-            sent = sender.send_beside(reader, round(setup.seconds * capacity / 2 / ROWS), capacity / 2)
-            _drained(reader, sent)
+            capacity = _capacity(sender, reader)
+            on_step(f"sending payloads for {setup.seconds:g} s at half of {capacity:,.0f}/s")
+            reader.arrivals.clear()
+            messages = round(setup.seconds * capacity / 2 / ROWS)
+            sent = _send_beside(reader, lambda: sender.send_evenly(messages, capacity / 2))
+            _drain(reader, sent)
             return _latency_result(reader, sent, capacity)
+
+
+def _capacity(sender: _Sender, reader: Reader) -> float:
+    """Return how many packets a second come back, for as long as it takes: the first seconds do not count."""
+    end_s = time.monotonic() + CAPACITY_S
+    sent = _send_beside(reader, lambda: sender.send_all(end_s, lambda: len(reader.arrivals)))
+    in_time = [at_ns for at_ns, _ in reader.arrivals]
+    _drain(reader, sent)
+    begin_ns = in_time[0] + round(WARM_S * 1e9)
+    measured = sum(at_ns >= begin_ns for at_ns in in_time)
+    return measured / max((in_time[-1] - begin_ns) / 1e9, 1e-3)
+
+
+def _send_beside(reader: Reader, send: Callable[[], int]) -> int:
+    """Send in a thread while the predictions are read; return how many packets were sent."""
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send)
+        while not sent.done():
+            reader.read(_POLL_S)
+        return sent.result()
 
 
 @contextmanager
@@ -190,27 +217,35 @@ class _Sender:
         self._messages = 0
         self._columns = _columns()
 
-    def send(self, messages: int, packets_per_s: float | None) -> int:
-        """Send messages, evenly or as fast as they go; return how many packets they hold."""
-        topic, began_s = topic_name(self._bus, PAYLOADS), time.monotonic()
+    def send_evenly(self, messages: int, packets_per_s: float) -> int:
+        """Send messages at a steady rate; return how many packets they hold."""
+        began_s = time.monotonic()
         for i in range(messages):
-            if packets_per_s is not None:
-                due_s = began_s + i * ROWS / packets_per_s
-                while (left_s := due_s - time.monotonic()) > 0:
-                    time.sleep(min(left_s, _SLEEP_S * 4))
-            batch = self._batch().sealed(time.time_ns())
-            self._sink.produce(topic, batch.encode(), batch.partition)
-            self._sink.check()
+            due_s = began_s + i * ROWS / packets_per_s
+            while (left_s := due_s - time.monotonic()) > 0:
+                time.sleep(min(left_s, _SLEEP_S))
+            self._send()
+        return self._flushed(messages)
+
+    def send_all(self, end_s: float, came: Callable[[], int]) -> int:
+        """Send until ``end_s`` whenever all but ``OUTSTANDING_PACKETS`` came back; return how many packets."""
+        messages = 0
+        while time.monotonic() < end_s:
+            if messages * ROWS - came() >= OUTSTANDING_PACKETS:
+                time.sleep(_SLEEP_S)
+                continue
+            self._send()
+            messages += 1
+        return self._flushed(messages)
+
+    def _send(self) -> None:
+        batch = self._batch().sealed(time.time_ns())
+        self._sink.produce(topic_name(self._bus, PAYLOADS), batch.encode(), batch.partition)
+        self._sink.check()
+
+    def _flushed(self, messages: int) -> int:
         if self._sink.flush(_READY_S):
             raise BusError("payloads were not acknowledged")
-        return messages * ROWS
-
-    def send_beside(self, reader: Reader, messages: int, packets_per_s: float) -> int:
-        """Send in a thread while the predictions are read."""
-        thread = Thread(target=self.send, args=(messages, packets_per_s), daemon=True)
-        thread.start()
-        while thread.is_alive():
-            reader.read(_POLL_S)
         return messages * ROWS
 
     def _batch(self) -> PayloadBatch:
@@ -251,14 +286,12 @@ def _columns() -> dict[str, Any]:
     }
 
 
-def _drained(reader: Reader, packets: int) -> float:
-    """Read until as many predictions as packets have come; return how many a second came."""
+def _drain(reader: Reader, packets: int) -> None:
+    """Read until as many predictions as packets have come, and whether more come."""
     while len(reader.arrivals) < packets:
         if not reader.read(_READY_S / 4):
             raise BusError(f"{len(reader.arrivals):,} of {packets:,} predictions came")
     reader.read_until_quiet(_QUIET_S)
-    took_ns = reader.arrivals[-1][0] - reader.arrivals[0][0]
-    return len(reader.arrivals) / max(took_ns / 1e9, 1e-3)
 
 
 def _latency_result(reader: Reader, sent: int, capacity: float) -> Result:
@@ -268,10 +301,8 @@ def _latency_result(reader: Reader, sent: int, capacity: float) -> Result:
     if not measured:
         raise BusError(f"all predictions came within the first {WARM_S:g} s; measure for longer")
     total_ms = np.array([at_ns - r["probe_time_ns"] for at_ns, r in measured]) / 1e6
-    hops = {
-        name.removesuffix("_ns"): round(float(np.quantile([r[name] for _, r in measured], 0.99)) / 1e6, 3)
-        for name in ("bus_to_model_ns", "queue_ns", "model_ns")
-    }
+    hops_ms = {name: np.array([r[name] for _, r in measured]) / 1e6 for name in _HOPS}
+    hops_ms["bus_to_reader_ns"] = total_ms - sum(hops_ms.values())
     ids = {r["prediction_id"] for _, r in records}
     return Result(
         "packet_latency_p99_ms",
@@ -280,7 +311,12 @@ def _latency_result(reader: Reader, sent: int, capacity: float) -> Result:
         details={
             "accounted": len(ids) == sent == len(records),
             "p50_ms": round(float(np.quantile(total_ms, 0.5)), 3),
-            "hops_p99_ms": hops,
+            "hops_ms": {
+                name.removesuffix("_ns"): {
+                    f"p{share:g}": round(float(np.quantile(values, share / 100)), 3) for share in (50, 99)
+                }
+                for name, values in hops_ms.items()
+            },
             "predictions": len(measured),
             "capacity_packets_per_s": round(capacity),
             "packets_per_s": round(capacity / 2),
