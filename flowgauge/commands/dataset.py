@@ -31,8 +31,11 @@ def command(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Only N classes: most independent captures, then most flows."),
+        typer.Option(min=2, metavar="N", help="Only N classes, those with most of what --top-by says."),
     ] = None,
+    top_by: Annotated[
+        str, typer.Option(metavar="WHAT", help="groups (of independent captures), flows or packets.")
+    ] = "groups",
     min_packets: Annotated[
         int,
         typer.Option(min=3, metavar="N", help="Packets a class must have; train, validation, test need 3."),
@@ -63,6 +66,8 @@ def command(
     from flowgauge.settings import load
     from models.packet.choose import ClassRules
 
-    rules = ClassRules(tuple(classes or ()), tuple(leave_out or ()), top, min_packets, min_flows, min_groups)
+    rules = ClassRules(
+        tuple(classes or ()), tuple(leave_out or ()), top, top_by, min_packets, min_flows, min_groups
+    )
     effective = load(config, {}, settings or ())
     return run(effective, captures, labels, groups, output, per_class, seed, rules, as_json)

@@ -369,6 +369,7 @@ def _manifest(
             "names": list(options.rules.names),
             "leave_out": list(options.rules.leave_out),
             "top": options.rules.top,
+            "top_by": options.rules.top_by,
             "min_packets": options.rules.min_packets,
             "min_flows": options.rules.min_flows,
             "min_groups": options.rules.min_groups,

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import InputError
+from schemas.errors import InputError, SettingsError
+
+TOP_BY = ("groups", "flows", "packets")
+"""What the largest classes can be chosen by."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class ClassRules:
     """These, and no others; none: all that fit."""
     leave_out: tuple[str, ...] = ()
     top: int | None = None
-    """Only so many: those seen in most groups of captures, then in most flows, then in most packets."""
+    """Only so many: those with most of what ``top_by`` says, then with most of the others."""
+    top_by: str = "groups"
+    """``groups`` (of independent captures), ``flows`` or ``packets``."""
     min_packets: int = 3
     """A class needs one packet for each of train, validation and test."""
     min_flows: int = 1
@@ -68,7 +73,10 @@ def choose_classes(found: list[Candidate], rules: ClassRules) -> tuple[list[Cand
 
     Raises:
         InputError: fewer than two classes are left, or one that was asked for has no packet.
+        SettingsError: ``top_by`` is none of ``TOP_BY``.
     """
+    if rules.top_by not in TOP_BY:
+        raise SettingsError(f"most {rules.top_by}: there is {', '.join(TOP_BY)}")
     by_name = {candidate.name: candidate for candidate in found}
     for name in rules.names:
         if name not in by_name or not by_name[name].packets:
@@ -84,7 +92,7 @@ def choose_classes(found: list[Candidate], rules: ClassRules) -> tuple[list[Cand
     if not rules.names and len(notes) > 1:
         notes = [f"{len(out)} labels have too little to be a class; the largest: {notes[0]}"]
     if rules.top is not None:
-        kept.sort(key=lambda c: (-c.groups, -c.flows, -c.packets, c.name))
+        kept.sort(key=lambda c: (-getattr(c, rules.top_by), -c.groups, -c.flows, -c.packets, c.name))
         kept = kept[: rules.top]
     if len(kept) < 2:
         what = f"only {kept[0].name}" if kept else "none"

@@ -9,10 +9,10 @@ import pytest
 
 from flowgauge.labelling import our_flows
 from models.packet.build import BuildOptions, Source, build
-from models.packet.choose import ClassRules, quotas
+from models.packet.choose import Candidate, ClassRules, choose_classes, quotas
 from models.packet.dataset import TEST, TRAIN, UNUSED, VALIDATION, PacketDataset
 from models.packet.splits import split_groups, split_rows
-from schemas.errors import InputError
+from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 from tests.producers.frames import Record, ethernet, ip4, pcap, udp
 
@@ -63,6 +63,21 @@ def test_rows_are_the_packets_of_the_labelled_flows_and_splits_keep_groups_toget
     again = PacketDataset.open(tmp_path / "two")
     assert np.array_equal(data.vectors, again.vectors)
     assert np.array_equal(data.split_capture, again.split_capture)
+
+
+def test_the_largest_classes_are_those_with_most_of_what_is_asked() -> None:
+    numbers = {"a": (9, 1, 1, 1), "b": (7, 2, 2, 2), "c": (5, 8, 3, 2), "d": (6, 3, 4, 4)}
+    found = [Candidate(name, i, *each) for i, (name, each) in enumerate(numbers.items())]
+
+    def names(**rules: object) -> list[str]:
+        return [each.name for each in choose_classes(found, ClassRules(top=2, **rules))[0]]  # type: ignore[arg-type]
+
+    assert names() == ["c", "d"]
+    assert names(top_by="flows") == ["c", "d"]
+    assert names(top_by="packets") == ["a", "b"]
+    assert names(top_by="packets", min_groups=2) == ["b", "d"]
+    with pytest.raises(SettingsError, match="most luck: there is groups, flows, packets"):
+        names(top_by="luck")
 
 
 def test_one_class_and_labels_that_fit_nothing_are_one_line(tmp_path: Path) -> None:
