@@ -12,6 +12,7 @@ from flowgauge.commands import (
     bench,
     broker,
     check,
+    cost,
     costs,
     dataset,
     demo,
@@ -55,6 +56,7 @@ app.command("tail")(tail.command)
 app.command("record")(record.command)
 app.command("topics")(topics.command)
 app.command("costs")(costs.command)
+app.command("cost")(cost.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")

@@ -22,6 +22,7 @@ from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
 from streams.gather import Gathered
 from streams.handover import SLOTS, Position, State, StateReader, write_state
+from streams.live_prices import LivePrices
 from streams.partition import Partition
 from streams.plan import Plan
 from streams.probe_flows import warm_up
@@ -51,6 +52,7 @@ class FlowsAgent:
         self._gathered = Gathered(self.plan.max_rows)
         self.dead_letters = DeadLetters("flows", bus, sink)
         self._meter = StageMeter("flows", "packets")
+        self._prices = LivePrices(self.plan)
         self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
         self._told_missing: set[str] = set()
@@ -83,6 +85,7 @@ class FlowsAgent:
         self._meter.items_in += batch.packets
         partition = self._partition(message.partition)
         before = partition.counters["packets_duplicate"]
+        used, began_ns = partition.packets_by_service(batch.probe), time.thread_time_ns()
         try:
             for rows in partition.apply(batch, received_ns, time.monotonic_ns()):
                 self._gathered.add(rows)
@@ -92,8 +95,10 @@ class FlowsAgent:
             self._meter.drop("failed", batch.packets)
             self._set_aside(message, f"{type(error).__name__}: {error}")
             return
+        cpu_ns = time.thread_time_ns() - began_ns
         self._tell_missing(batch)
         duplicate = partition.counters["packets_duplicate"] - before
+        self._prices.folded(cpu_ns, partition.packets_by_service(batch.probe) - used)
         self._meter.drop("duplicate", duplicate)
         self._meter.items_out += batch.packets - duplicate
 
@@ -212,6 +217,7 @@ class FlowsAgent:
                 items=batch.rows,
             )
             self._meter.output_bytes += len(value)
+            self._prices.produced(batch.representation, batch.rows, len(value))
             self._meter.record_ns(now_ns - batch.probe_time_ns, batch.rows)
 
     def _set_aside(self, message: Message, reason: str) -> None:
@@ -227,5 +233,6 @@ class FlowsAgent:
         self._told = counts
         self._meter.state_bytes = sum(p.state_bytes for p in self.partitions.values())
         self._meter.lag_records = waiting
+        self._prices.tell(self._meter.gauge)
         record = encode("CostTelemetry", self._meter.snapshot())
         self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)

@@ -32,6 +32,8 @@ class ProbeState:
     heard_ns: int
     """When a batch last came, by the caller's monotonic clock."""
     replayed: bool = False
+    packets: int = 0
+    """Folded in so far."""
 
 
 class Partition:
@@ -53,6 +55,15 @@ class Partition:
     def state_bytes(self) -> int:
         """Return the memory that the flows have touched."""
         return sum(p.flows.state_bytes for p in self.probes.values())
+
+    def packets_by_service(self, probe: str) -> NDArray[np.int64]:
+        """Return the packets of a probe by service, those of none first; all of them where none is named."""
+        known = self.probes.get(probe)
+        if known is None:
+            return np.zeros(len(self.plan.services) + 1, np.int64)
+        if not self.plan.services:
+            return np.array([known.packets], np.int64)
+        return known.flows.usage[:, 0].copy()
 
     def counts(self) -> Counter[str]:
         """Return all counters by name, those of the flow tables included."""
@@ -97,6 +108,7 @@ class Partition:
             return
         self.counters["batches"] += 1
         self.counters["packets"] += batch.packets
+        probe.packets += batch.packets
         for missing in batch.extra.lacks(self.plan.needs) if batch.packets else ():
             self.counters[f"packets_without_{missing}"] += batch.packets
         for rows in probe.flows.apply(batch.columns):
