@@ -145,7 +145,8 @@ def schemas() -> str:
         "Messages are Avro: the marker `C3 01`, the CRC-64 fingerprint of the schema (8 bytes), the body; or, with a "
         "[schema registry](../how-to/registry.md), a zero byte and the schema's id (4 bytes) before the body. The "
         "files are in `schemas/avro/`.\n\nA *column* is a `bytes` field that holds one little-endian value per row, so "
-        "`np.frombuffer(record[name], dtype)` reads it.\n",
+        "`np.frombuffer(record[name], dtype)` reads it. Those of a feature batch are packed into as few bits as their "
+        "values need: `schemas.features.decode_feature_batch` gives them as they are described here.\n",
     ]
     for name in NAMES:
         raw = schema(name)

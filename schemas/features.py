@@ -1,4 +1,10 @@
-"""Feature batches: rows of one representation, as the flows agent emits and models read them."""
+"""Feature batches: rows of one representation, as the flows agent emits and models read them.
+
+Their columns travel packed (``schemas.packing``), in the order of ``PACKED``, so that a row takes the bits its values
+need. Three of them are made smaller first: ``start_ns`` and ``end_ns`` count from ``interval_start_ns``, and an address
+is its first four octets as a big-endian number. Behind these columns follow, for the rows that are not of IPv4 only,
+the other twelve octets of both addresses as three such numbers each, and then the features.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,33 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 from schemas.codec import decode, encode, schema
-from schemas.columns import Array, columns_of, pack, unpack
+from schemas.columns import Array, columns_of, unpack
 from schemas.errors import CodecError
+from schemas.packing import (
+    Integers,
+    numbers_of,
+    octets_of,
+    pack_floats,
+    pack_integers,
+    unpack_floats,
+    unpack_integers,
+)
 
 _DECLARED = columns_of(schema("FeatureBatch"))
 SERVICE_COLUMNS = tuple(c for c in _DECLARED if c.rows in ("service_rows", "texts_octets"))
 """Columns of rows where services are named in the settings; others lack them."""
 COLUMNS = tuple(c for c in _DECLARED if c not in SERVICE_COLUMNS)
 ROW_COLUMNS = tuple(c for c in COLUMNS if c.width_field is None)
+_SERVICE_ROWS = tuple(c for c in SERVICE_COLUMNS if c.rows == "service_rows")
+PACKED = tuple(c.name for c in (*ROW_COLUMNS, *_SERVICE_ROWS))
+"""Columns of integers in the order in which they are packed; the last three where services are named."""
+_ADDRESSES = ("source_address", "destination_address")
+_FROM_INTERVAL = ("start_ns", "end_ns")
+_WORDS = 3
+"""Numbers of four octets in an IPv6 address beyond the first."""
 
 
 class FlowEndReason(IntEnum):
@@ -71,16 +95,86 @@ class FeatureBatch:
                 "feature_names": list(self.feature_names),
                 "feature_count": len(self.feature_names),
                 "row_count": self.rows,
-                **pack(self.columns, COLUMNS),
+                **_EMPTY,
                 **self._services(),
+                **_pack_columns(self.columns),
             },
         )
 
     def _services(self) -> dict[str, Any]:
         if "service" not in self.columns:
-            return {"service_rows": 0, "texts_octets": 0, **{c.name: b"" for c in SERVICE_COLUMNS}}
-        counts = {"service_rows": self.rows, "texts_octets": len(self.columns["texts"])}
-        return {**counts, **pack(self.columns, SERVICE_COLUMNS)}
+            return {"service_rows": 0, "texts_octets": 0}
+        texts = np.ascontiguousarray(self.columns["texts"], np.uint8)
+        return {"service_rows": self.rows, "texts_octets": len(texts), "texts": texts.tobytes()}
+
+
+_EMPTY = {c.name: b"" for c in _DECLARED}
+
+
+def _pack_columns(columns: dict[str, Array]) -> dict[str, Any]:
+    """Return the fields that hold all columns but ``texts``."""
+    rows = len(columns["flow_id"])
+    if rows == 0:
+        return {"packing": [], "packed": b""}
+    names = PACKED if "service" in columns else PACKED[: len(ROW_COLUMNS)]
+    integers: Integers = np.empty((len(names), rows), np.int64)
+    addresses = [np.ascontiguousarray(columns[name], np.uint8).view(">u4") for name in _ADDRESSES]
+    for i, name in enumerate(names):
+        if name in _ADDRESSES:
+            integers[i] = addresses[_ADDRESSES.index(name)][:, 0]
+        else:
+            column = columns[name]
+            integers[i] = column.view(np.int64) if column.dtype.itemsize == 8 else column
+            if name in _FROM_INTERVAL:
+                integers[i] -= columns["interval_start_ns"]
+    longer = columns["ip_version"] != 4
+    words = np.concatenate([address[longer, 1:].T for address in addresses]).astype(np.int64)
+    packed = (pack_integers(integers), pack_integers(words), pack_floats(columns["features"]))
+    numbers = np.concatenate([numbers.ravel() for numbers, _ in packed])
+    return {"packing": numbers.tolist(), "packed": b"".join(octets for _, octets in packed)}
+
+
+def _unpack_columns(record: dict[str, Any]) -> dict[str, Array]:
+    """Return all columns but ``texts``; raises CodecError where they are not packed as they must be."""
+    numbers, octets, rows = numbers_of(record["packing"]), record["packed"], record["row_count"]
+    declared = {c.name: c for c in (*ROW_COLUMNS, *_SERVICE_ROWS)}
+    names = PACKED if record["service_rows"] else PACKED[: len(ROW_COLUMNS)]
+    own, words = len(names), len(_ADDRESSES) * _WORDS
+    if len(numbers) != own + words + record["feature_count"]:
+        raise CodecError(f"{len(numbers)} packed columns for {record['feature_count']} features")
+    first = octets_of(numbers[:own], rows)
+    integers = dict(zip(names, _integers(numbers[:own], octets[:first], rows), strict=True))
+    longer = integers["ip_version"] != 4
+    count = int(np.count_nonzero(longer))
+    second = first + octets_of(numbers[own : own + words], count)
+    further = _integers(numbers[own : own + words], octets[first:second], count)
+    if len(octets) != second + octets_of(numbers[own + words :], rows):
+        raise CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
+    columns: dict[str, Array] = {}
+    for name, column in integers.items():
+        if name in _ADDRESSES:
+            at = _WORDS * _ADDRESSES.index(name)
+            columns[name] = _addresses(column, further[at : at + _WORDS], longer)
+        else:
+            if name in _FROM_INTERVAL:
+                column += integers["interval_start_ns"]
+            columns[name] = column.astype(declared[name].element)
+    columns["features"] = unpack_floats(numbers[own + words :], octets[second:], rows)
+    return columns
+
+
+def _integers(numbers: Integers, octets: bytes, rows: int) -> Integers:
+    if len(octets) != octets_of(numbers, rows):
+        raise CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
+    return unpack_integers(numbers, octets, rows)
+
+
+def _addresses(first: Array, further: Integers, longer: Array) -> Array:
+    """Return addresses, (rows, 16) uint8, of their first number and, where they are longer, the three others."""
+    words = np.zeros((len(first), 1 + _WORDS), ">u4")
+    words[:, 0] = first
+    words[longer, 1:] = further.T
+    return words.view(np.uint8)
 
 
 class ServiceFoundBy(IntEnum):
@@ -109,11 +203,7 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
     record = decode("FeatureBatch", data)
     if record["feature_count"] != len(record["feature_names"]):
         raise CodecError(f"{record['feature_count']} features, but {len(record['feature_names'])} names")
-    columns = unpack(record, COLUMNS)
-    if len(columns["flow_end_reason"]) and int(columns["flow_end_reason"].max()) > max(FlowEndReason):
-        raise CodecError(f"a flow end reason of {int(columns['flow_end_reason'].max())}")
-    if record["service_rows"]:
-        columns.update(_decode_services(record))
+    columns = feature_columns(record)
     return FeatureBatch(
         probe=record["probe"],
         representation=record["representation"],
@@ -129,8 +219,22 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
     )
 
 
-def _decode_services(record: dict[str, Any]) -> dict[str, Array]:
-    columns = unpack(record, SERVICE_COLUMNS)
+def feature_columns(record: dict[str, Any]) -> dict[str, Array]:
+    """Return the columns of a feature batch's record by name, whether they are packed in it or plain.
+
+    Raises:
+        CodecError: columns of unequal length, or values that cannot be.
+    """
+    columns = _unpack_columns(record) if record["packing"] else unpack(record, COLUMNS)
+    if len(columns["flow_end_reason"]) and int(columns["flow_end_reason"].max()) > max(FlowEndReason):
+        raise CodecError(f"a flow end reason of {int(columns['flow_end_reason'].max())}")
+    if record["service_rows"]:
+        columns.update(unpack(record, SERVICE_COLUMNS[:1] if record["packing"] else SERVICE_COLUMNS))
+        _check_services(record, columns)
+    return columns
+
+
+def _check_services(record: dict[str, Any], columns: dict[str, Array]) -> None:
     if record["service_rows"] != record["row_count"]:
         raise CodecError(f"services of {record['service_rows']} rows for {record['row_count']} rows")
     text = columns["texts"].tobytes()
@@ -140,4 +244,3 @@ def _decode_services(record: dict[str, Any]) -> dict[str, Array]:
         raise CodecError("a service or server without a name")
     if int(columns["service_found_by"].max()) > max(ServiceFoundBy):
         raise CodecError("a service found in an unknown way")
-    return columns

@@ -9,7 +9,7 @@ import numpy as np
 
 from schemas.codec import NAMES, encode, schema
 from schemas.columns import columns_of, unpack
-from schemas.features import ROW_COLUMNS, FeatureBatch
+from schemas.features import ROW_COLUMNS, FeatureBatch, feature_columns
 from schemas.packets import join_names
 from schemas.payloads import PayloadBatch
 from tests.streams.made import FIN, FLOWS, SYN, Made, batch
@@ -214,8 +214,9 @@ def message(name: str) -> bytes:
 
 def readable(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as JSON can hold it: columns as lists, other bytes in hexadecimal digits."""
-    columns = columns_of(schema(name))
-    values = unpack(record, columns)
+    values = (
+        feature_columns(dict(record)) if name == "FeatureBatch" else unpack(record, columns_of(schema(name)))
+    )
     return {
         key: values[key].tolist() if key in values else value.hex() if isinstance(value, bytes) else value
         for key, value in record.items()

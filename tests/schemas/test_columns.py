@@ -13,7 +13,13 @@ from schemas.codec import decode, encode, schema
 from schemas.columns import columns_of, pack, unpack
 from schemas.errors import CodecError
 from schemas.features import COLUMNS as FEATURE_COLUMNS
-from schemas.features import ROW_COLUMNS, FeatureBatch, FlowEndReason, decode_feature_batch
+from schemas.features import (
+    ROW_COLUMNS,
+    SERVICE_COLUMNS,
+    FeatureBatch,
+    FlowEndReason,
+    decode_feature_batch,
+)
 from schemas.packets import (
     COLUMNS,
     FLOW_COLUMNS,
@@ -82,11 +88,41 @@ def test_packet_columns_of_another_length_are_refused(column: str) -> None:
 
 
 @pytest.mark.parametrize("column", [c.name for c in FEATURE_COLUMNS])
-def test_feature_columns_of_another_length_are_refused(column: str) -> None:
-    raw = decode("FeatureBatch", message("FeatureBatch"))[column]
-    for wrong in (raw[:-1], raw + b"\0", b"", raw * 2):
+def test_plain_feature_columns_of_another_length_are_refused(column: str) -> None:
+    """Batches were not packed once."""
+    plain = {
+        **pack(decode_feature_batch(message("FeatureBatch")).columns, FEATURE_COLUMNS),
+        "service_rows": 0,
+    }
+    assert decode_feature_batch(broken("FeatureBatch", packing=[], **plain)).rows == 2
+    for wrong in (plain[column][:-1], plain[column] + b"\0", b"", plain[column] * 2):
         with pytest.raises(CodecError, match=f"column {column}: "):
-            decode_feature_batch(broken("FeatureBatch", **{column: wrong}))
+            decode_feature_batch(broken("FeatureBatch", packing=[], **{**plain, column: wrong}))
+
+
+def test_packed_feature_columns_of_another_length_are_refused() -> None:
+    record = decode("FeatureBatch", message("FeatureBatch"))
+    packing, packed = record["packing"], record["packed"]
+    for wrong in (packed[:-1], packed + b"\0", b"", packed * 2, packed[:7]):
+        with pytest.raises(CodecError, match=r"bytes are not .* packed columns of"):
+            decode_feature_batch(broken("FeatureBatch", packed=wrong))
+    for numbers, said in (
+        (packing[:-3], "packed columns for 3 features"),
+        ([*packing, 0, 0, 0], "packed columns for 3 features"),
+        (packing[:-1], "the numbers of packed columns"),
+        ([-1, *packing[1:]], "of another form"),
+        ([4 * 64 + 4, *packing[1:]], "of another form"),
+    ):
+        with pytest.raises(CodecError, match=said):
+            decode_feature_batch(broken("FeatureBatch", packing=numbers))
+
+
+def test_rows_without_bits_cannot_ask_for_any_amount_of_memory() -> None:
+    packing = [0, 1, 1] * len(decode("FeatureBatch", message("FeatureBatch"))["packing"][::3])
+    for rows in (1 << 30, -1):
+        changes = {"packing": packing, "packed": b"", "row_count": rows, "service_rows": rows}
+        with pytest.raises(CodecError, match=f"packed columns of {rows} rows"):
+            decode_feature_batch(broken("FeatureBatch", **changes))
 
 
 def remade(**changes: Any) -> bytes:
@@ -187,7 +223,7 @@ def test_feature_batches_come_back_whole() -> None:
     assert batch.rows == 2
     assert batch.columns["features"].shape == (2, 3)
     assert batch.columns["source_address"].shape == (2, 16)
-    assert set(batch.columns) == {c.name for c in FEATURE_COLUMNS}
+    assert set(batch.columns) == {c.name for c in (*FEATURE_COLUMNS, *SERVICE_COLUMNS)}
 
 
 @pytest.mark.parametrize(
@@ -196,9 +232,8 @@ def test_feature_batches_come_back_whole() -> None:
         ({"feature_count": 2}, "2 features, but 3 names"),
         ({"feature_names": ["one"]}, "3 features, but 1 names"),
         ({"feature_count": -3}, "names"),
-        ({"row_count": -2}, "column"),
-        ({"flow_end_reason": b"\x00\x06"}, "a flow end reason of 6"),
-        ({"flow_end_reason": b"\xff\x00"}, "a flow end reason of 255"),
+        ({"row_count": -2}, "packed columns of -2 rows"),
+        ({"service_rows": 1}, "services of 1 rows for 2 rows"),
     ],
 )
 def test_feature_batches_that_cannot_be_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -215,10 +250,40 @@ def test_feature_batches_without_rows_or_features_are_fine() -> None:
     assert decode_feature_batch(batch.encode()).columns["features"].shape == (4, 0)
 
 
-def test_every_end_reason_is_taken() -> None:
+def ended(reason: int) -> bytes:
+    batch = decode_feature_batch(message("FeatureBatch"))
+    batch.columns["flow_end_reason"] = np.array([reason, 0], "u1")
+    return batch.encode()
+
+
+def test_every_end_reason_is_taken_and_no_other() -> None:
     for reason in FlowEndReason:
-        raw = bytes([reason, 0])
-        assert decode_feature_batch(broken("FeatureBatch", flow_end_reason=raw)).rows == 2
+        assert decode_feature_batch(ended(reason)).columns["flow_end_reason"].tolist() == [reason, 0]
+    for other in (6, 255):
+        with pytest.raises(CodecError, match=f"a flow end reason of {other}"):
+            decode_feature_batch(ended(other))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.integers(0, 20), width=st.integers(0, 5), seed=st.integers(0, 1 << 30))
+def test_any_features_survive_the_bus(rows: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {
+        c.name: np.frombuffer(rng.bytes(rows * c.row_bytes), c.element).reshape(rows, *c.width)
+        for c in ROW_COLUMNS
+    }
+    columns["flow_end_reason"] = rng.integers(0, 6, rows).astype("u1")
+    columns["ip_version"] = rng.choice([4, 6], rows).astype("u1")
+    for name in ("source_address", "destination_address"):
+        columns[name] = np.where(
+            (columns["ip_version"] == 4)[:, None] & (np.arange(16) >= 4), 0, columns[name]
+        )
+    columns["features"] = np.frombuffer(rng.bytes(4 * rows * width), "<f4").reshape(rows, width)
+    batch = FeatureBatch("p", "r", 0, tuple("abcde"[:width]), columns)
+    back = decode_feature_batch(batch.encode()).columns
+    for name, column in columns.items():
+        assert back[name].dtype == column.dtype
+        assert back[name].tobytes() == column.astype(column.dtype).tobytes(), name
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,229 @@
+"""Columns in as few bits as their values need: how feature batches keep small without a compressor.
+
+A packed column is three numbers and its codes. The numbers: how a code is read (``4 * bits + 2 * whole + zero``), a
+base and a step. The codes stand one behind the other, the first in the lowest bits of the first byte, ``bits`` each;
+the column ends with its last byte. A code means ``base + step * code`` modulo 2^64; where ``zero`` is set, code 0 means
+0 and any other ``base + step * (code - 1)``. Values of float32 columns are whole numbers where ``whole`` is set, and
+else the value's own 32 bits. Nothing is lost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from schemas.errors import CodecError
+
+Integers = NDArray[np.int64]
+MOST_BITS = 64
+MOST_VALUES = 1 << 22
+"""Most values of a batch: codes of no bits take no octets, so a few octets could ask for any amount of memory."""
+_WHOLE, _ZERO = 2, 1
+_MOST_WHOLE = np.float32(1 << 30)
+
+
+def pack_integers(values: Integers) -> tuple[Integers, bytes]:
+    """Pack columns (columns, rows); return their numbers (columns, 3) and codes."""
+    return _packed(values, np.zeros(len(values), np.bool_), True)
+
+
+def pack_floats(matrix: NDArray[np.float32]) -> tuple[Integers, bytes]:
+    """Pack the columns of a matrix (rows, columns); return their numbers (columns, 3) and codes."""
+    values = np.empty(matrix.shape[::-1], np.int64)
+    columns: NDArray[np.float32] = np.ascontiguousarray(matrix.T, dtype="<f4")
+    return _packed(values, _as_integers(columns, columns.view(np.uint32), values), False)
+
+
+def _packed(values: Integers, whole: NDArray[np.bool_], by_division: bool) -> tuple[Integers, bytes]:
+    numbers: Integers = np.zeros((len(values), 3), np.int64)
+    octets = _measure(values, whole, by_division, numbers)
+    words: NDArray[np.uint64] = np.zeros(octets // 8 + 2, np.uint64)
+    _write(values, numbers, words)
+    return numbers, words.astype("<u8", copy=False).tobytes()[:octets]
+
+
+def octets_of(numbers: Integers, rows: int) -> int:
+    """Return how many octets the codes of columns take; raises CodecError for numbers that cannot be."""
+    kinds = numbers[:, 0]
+    if len(kinds) and (int(kinds.min()) < 0 or int(kinds.max()) > 4 * MOST_BITS + 3):
+        raise CodecError("a packed column of another form")
+    if rows < 0 or rows * len(kinds) > MOST_VALUES:
+        raise CodecError(f"{len(kinds)} packed columns of {rows} rows")
+    return int((((kinds >> 2) * rows + 7) >> 3).sum())
+
+
+def numbers_of(flat: list[int]) -> Integers:
+    """Return the numbers of columns, (columns, 3), out of a message; raises CodecError if they are none."""
+    try:
+        return np.array(flat, np.int64).reshape(-1, 3)
+    except (OverflowError, ValueError) as error:
+        raise CodecError(f"the numbers of packed columns: {error}") from error
+
+
+def unpack_integers(numbers: Integers, octets: bytes, rows: int) -> Integers:
+    """Return packed columns as (columns, rows); ``octets`` are as many as ``octets_of`` says."""
+    words: NDArray[np.uint64] = np.zeros(len(octets) // 8 + 2, "<u8")
+    words.view(np.uint8)[: len(octets)] = np.frombuffer(octets, np.uint8)
+    values: Integers = np.empty((len(numbers), rows), np.int64)
+    _read(words.astype(np.uint64, copy=False), numbers, values)
+    return values
+
+
+def unpack_floats(numbers: Integers, octets: bytes, rows: int) -> NDArray[np.float32]:
+    """Return packed columns as a matrix (rows, columns)."""
+    values = unpack_integers(numbers, octets, rows)
+    matrix: NDArray[np.float32] = np.empty((rows, len(numbers)), np.float32)
+    _as_floats(values, numbers, matrix, matrix.view(np.uint32))
+    return matrix
+
+
+@njit(cache=True, nogil=True)
+def _as_integers(
+    columns: NDArray[np.float32], raw: NDArray[np.uint32], values: Integers
+) -> NDArray[np.bool_]:
+    """Write each column as integers; return which of them are of whole numbers."""
+    whole: NDArray[np.bool_] = np.zeros(len(columns), np.bool_)
+    for c in range(len(columns)):
+        column, bits, out = columns[c], raw[c], values[c]
+        fits = True
+        for i in range(len(column)):
+            value = column[i]
+            # Not so for what is no number, and -0 is more than the whole number 0.
+            if not (abs(value) <= _MOST_WHOLE) or bits[i] == 0x80000000:
+                fits = False
+                break
+            out[i] = np.int64(np.int32(value))
+            if np.float32(out[i]) != value:
+                fits = False
+                break
+        whole[c] = fits
+        if not fits:
+            for i in range(len(column)):
+                out[i] = np.int64(bits[i])
+    return whole
+
+
+@njit(cache=True, nogil=True)
+def _as_floats(
+    values: Integers, numbers: Integers, matrix: NDArray[np.float32], raw: NDArray[np.uint32]
+) -> None:
+    for c in range(len(values)):
+        if numbers[c, 0] & _WHOLE:
+            for i in range(matrix.shape[0]):
+                matrix[i, c] = np.float32(values[c, i])
+        else:
+            for i in range(matrix.shape[0]):
+                raw[i, c] = np.uint32(values[c, i] & 0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def _measure(values: Integers, whole: NDArray[np.bool_], by_division: bool, numbers: Integers) -> int:
+    """Choose the numbers of each column; return how many octets all codes take."""
+    octets = 0
+    for c in range(len(values)):
+        column = values[c]
+        rows = len(column)
+        if rows == 0:
+            continue
+        least = most = column[0]
+        zero = False
+        least_other = np.int64((1 << 63) - 1)
+        for i in range(rows):
+            value = column[i]
+            least, most = min(least, value), max(most, value)
+            if value == 0:
+                zero = True
+            else:
+                least_other = min(least_other, value)
+        apart = zero and least == 0 and most > 0
+        base = least_other if apart else least
+        step = _step(column, base, apart, by_division)
+        top = np.uint64(most - base) // step + np.uint64(1 if apart else 0)
+        bits = 0
+        while top > np.uint64(0):
+            bits += 1
+            top >>= np.uint64(1)
+        numbers[c, 0] = bits * 4 + (_WHOLE if whole[c] else 0) + (_ZERO if apart else 0)
+        numbers[c, 1], numbers[c, 2] = base, np.int64(step)
+        octets += (bits * rows + 7) >> 3
+    return octets
+
+
+@njit(cache=True, nogil=True)
+def _step(column: Integers, base: int, apart: bool, by_division: bool) -> np.uint64:
+    """Return what divides all differences from ``base``: the largest number, or power of 2, which is found faster."""
+    step, united = np.uint64(0), np.uint64(0)
+    if not by_division:
+        for i in range(len(column)):
+            united |= np.uint64(0) if apart and column[i] == 0 else np.uint64(column[i] - base)
+        return united & (~united + np.uint64(1)) if united else np.uint64(1)
+    for i in range(len(column)):
+        difference = np.uint64(column[i] - base)
+        if (apart and column[i] == 0) or difference == united:
+            continue
+        united = difference
+        while difference > np.uint64(0):
+            step, difference = difference, step % difference
+        if step == np.uint64(1):
+            break
+    return max(step, np.uint64(1))
+
+
+@njit(cache=True, nogil=True)
+def _shift(step: np.uint64) -> int:
+    """Return n for a step of 2^n, else -1."""
+    if step == np.uint64(0) or step & (step - np.uint64(1)):
+        return -1
+    n = 0
+    while step > np.uint64(1):
+        step >>= np.uint64(1)
+        n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _write(values: Integers, numbers: Integers, words: NDArray[np.uint64]) -> None:
+    at = 0
+    for c in range(len(values)):
+        kind, base, step = numbers[c, 0], numbers[c, 1], np.uint64(numbers[c, 2])
+        bits = kind >> 2
+        if bits == 0:
+            continue
+        apart, shift, column = kind & _ZERO, _shift(step), values[c]
+        for i in range(len(column)):
+            code = np.uint64(0)
+            if not (apart and column[i] == 0):
+                code = np.uint64(column[i] - base)
+                code = code >> np.uint64(shift) if shift >= 0 else code // step
+                code += np.uint64(apart)
+            word, offset = at >> 6, at & 63
+            words[word] |= code << np.uint64(offset)
+            if offset + bits > 64:
+                words[word + 1] |= code >> np.uint64(64 - offset)
+            at += bits
+        at = (at + 7) & ~7
+
+
+@njit(cache=True, nogil=True)
+def _read(words: NDArray[np.uint64], numbers: Integers, values: Integers) -> None:
+    at = 0
+    for c in range(len(values)):
+        kind, base, step = numbers[c, 0], np.uint64(numbers[c, 1]), np.uint64(numbers[c, 2])
+        bits = kind >> 2
+        apart, column = kind & _ZERO, values[c]
+        mask = ~np.uint64(0) if bits == 64 else (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+        for i in range(len(column)):
+            code = np.uint64(0)
+            if bits:
+                word, offset = at >> 6, at & 63
+                code = words[word] >> np.uint64(offset)
+                if offset + bits > 64:
+                    code |= words[word + 1] << np.uint64(64 - offset)
+                at += bits
+            code &= mask
+            if apart and code == np.uint64(0):
+                column[i] = 0
+            else:
+                column[i] = np.int64(base + step * (code - np.uint64(apart)))
+        at = (at + 7) & ~7
