@@ -35,7 +35,9 @@ FLUSH_TIMEOUT_S = 60.0
 class FlowsAgent:
     """Handler of the ``packets`` topic: one ``Partition`` per assigned partition."""
 
-    def __init__(self, settings: StreamsSettings, bus: BusSettings, sink: Sink) -> None:
+    def __init__(
+        self, settings: StreamsSettings, bus: BusSettings, sink: Sink, meter: StageMeter | None = None
+    ) -> None:
         """Compile the kernel; raises SettingsError for an unknown feature."""
         self.plan = Plan(settings)
         warm_up(self.plan)
@@ -51,7 +53,7 @@ class FlowsAgent:
         """Counts of partitions that were handed over, and of state restored or lost."""
         self._gathered = Gathered(self.plan.max_rows)
         self.dead_letters = DeadLetters("flows", bus, sink)
-        self._meter = StageMeter("flows", "packets")
+        self._meter = meter or StageMeter("flows", "packets")
         self._prices = LivePrices(self.plan)
         self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0

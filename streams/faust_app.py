@@ -43,7 +43,7 @@ from streams.quiet import calm
 log = logging.getLogger("flowgauge")
 
 TICK_S = 0.25
-_FETCHED_MESSAGES = 32
+FETCHED_MESSAGES = 32
 """Most messages handled at a stretch: the event loop has its turn after them."""
 _FETCHES_AHEAD = 4
 """Most fetches that wait in memory for the handler; a message is a batch of up to some 60 KiB."""
@@ -360,7 +360,7 @@ def _make_app(bus: BusSettings, settings: WorkerSettings, datadir: str) -> Any:
         table_standby_replicas=1,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 << 20,
-        broker_max_poll_records=_FETCHED_MESSAGES,
+        broker_max_poll_records=FETCHED_MESSAGES,
         stream_buffer_maxsize=_FETCHES_AHEAD,
         broker_commit_interval=settings.commit_interval_s,
         broker_session_timeout=settings.session_timeout_s,

@@ -23,7 +23,7 @@ from streams.config import StreamsSettings
 
 STAGES = (
     "decode", "flows", "encode", "agent", "bus", "state", "features", "publish", "record", "latency",
-    "packet_models",
+    "packet_models", "recovery", "telemetry",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -161,6 +161,12 @@ class _Bench:
             return latency(self._corpus.captures, setup, _step)
         if stage == "packet_models":
             return self._measure_packet_models()
+        if stage == "recovery":
+            return self._measure_recovery()
+        if stage == "telemetry":
+            from flowgauge.bench.stages.telemetry import telemetry
+
+            return [telemetry(self._corpus, self._streams, self._bus.partitions)]
         if stage == "features":
             from flowgauge.bench.stages.features import features
 
@@ -208,6 +214,17 @@ class _Bench:
             options.passed_on,
         )
         return packets.packet_models(setup, _step)
+
+    def _measure_recovery(self) -> list[Result]:
+        from flowgauge.bench.stages.recovery import PARTITIONS, Setup, recovery
+
+        options, bus = self._options, self._bus
+        if not self._partitions_given:
+            bus = bus.model_copy(update={"partitions": PARTITIONS})
+        setup = Setup(
+            self._streams, bus, options.packets, external=options.external_bus, passed_on=options.passed_on
+        )
+        return recovery(setup, _step)
 
     def _measure_bus(self) -> Result:
         from flowgauge.bench.stages.bus import bus

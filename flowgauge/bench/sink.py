@@ -15,6 +15,8 @@ class NullSink:
         self.acked = self.failed = self.sent_bytes = self.acked_items = self.failed_items = 0
         self.items: Counter[str] = Counter()
         """Items by topic."""
+        self.messages: Counter[str] = Counter()
+        """Messages by topic."""
 
     @property
     def sent(self) -> int:
@@ -34,6 +36,7 @@ class NullSink:
         self.sent_bytes += len(value)
         self.acked_items += items
         self.items[topic] += items
+        self.messages[topic] += 1
 
     def produce_items(self, topic: str, items: Sequence[Item]) -> None:
         """Count messages of one record each."""

@@ -1,7 +1,8 @@
-"""Packet batches of as many flows as wanted, one packet each."""
+"""Packet batches of as many flows as wanted."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,3 +54,27 @@ def batches(flows: int, partitions: int) -> Iterator[PacketBatch]:
                 yield PacketBatch(
                     "bench", 1, partition, partitions, sequence, START_NS, columns_of(first, count)
                 )
+
+
+def busy_batch(
+    partition: int, partitions: int, sequence: int, first: int, flows: int, start_ns: int, step_ns: int
+) -> PacketBatch:
+    """Return a full batch of as many packets of each of the flows from number ``first`` on, turn by turn.
+
+    Args:
+        partition: of the batch; its flows are taken for flows of this partition.
+        partitions: of the topic.
+        sequence: of the batch in its partition.
+        first: number of the first flow.
+        flows: how many, at most ``MAX_PACKETS``.
+        start_ns: event time of the first packet.
+        step_ns: event time between two packets.
+    """
+    each = MAX_PACKETS // flows
+    columns = columns_of(first, flows)
+    for column in COLUMNS:
+        if column.rows != "flow_count":
+            values = columns[column.name]
+            columns[column.name] = np.tile(values, (each, *[1] * (values.ndim - 1)))
+    columns["time_ns"] = start_ns + step_ns * np.arange(flows * each, dtype=np.int64)
+    return PacketBatch("bench", 1, partition, partitions, sequence, time.time_ns(), columns)
