@@ -59,7 +59,7 @@ def batches(flows: int, partitions: int) -> Iterator[PacketBatch]:
 def busy_batch(
     partition: int, partitions: int, sequence: int, first: int, flows: int, start_ns: int, step_ns: int
 ) -> PacketBatch:
-    """Return a full batch of as many packets of each of the flows from number ``first`` on, turn by turn.
+    """Return a batch, as full as may be, of as many packets of each of the flows from number ``first`` on, in turn.
 
     Args:
         partition: of the batch; its flows are taken for flows of this partition.

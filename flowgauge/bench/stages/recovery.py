@@ -26,7 +26,7 @@ from flowgauge.bench.children import Child
 from flowgauge.bench.results import Result
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.synthetic import START_NS, busy_batch
-from producers.bus import BusProducer
+from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, topic_name
 from schemas.codec import decode
 from schemas.errors import BusError
@@ -75,21 +75,21 @@ class Feed:
     """Puts batches on ``packets``; partitions have flows of their own."""
 
     bus: BusSettings
-    sink: BusProducer
+    sink: Sink
     flows: int
     event_ns: int = START_NS
     sequences: Iterator[int] = field(default_factory=count)
     new_flows: Iterator[int] = field(default_factory=lambda: count(0, _NEW_FLOWS))
 
     def backlog(self, packets: int) -> int:
-        """Put packets of all flows on the bus, turn by turn; return how many."""
-        share = self.flows // self.bus.partitions
-        rounds = -(-packets // (MAX_PACKETS * self.bus.partitions))
-        for number in range(rounds):
-            first = number * _FLOWS_PER_BATCH % max(1, share - _FLOWS_PER_BATCH)
-            self._put(first, min(_FLOWS_PER_BATCH, share), _STEP_NS)
+        """Put at least so many packets on the bus, of all flows in turn; return how many."""
+        share, first, done = self.flows // self.bus.partitions, 0, 0
+        while done < packets:
+            flows = min(_FLOWS_PER_BATCH, share - first)
+            done += self._put(first, flows, _STEP_NS)
+            first = (first + flows) % share
         self.flush()
-        return rounds * MAX_PACKETS * self.bus.partitions
+        return done
 
     def beat(self) -> None:
         """Put a batch with new flows into each partition, event time going on as on the clock."""
@@ -101,15 +101,23 @@ class Feed:
         self.sink.flush(_TIMEOUT_S)
         self.sink.check()
 
-    def _put(self, first: int, flows: int, step_ns: int) -> None:
-        sequence = next(self.sequences)
+    def _put(self, first: int, flows: int, step_ns: int) -> int:
+        """Put a batch into each partition; return the packets in them."""
+        sequence, packets = next(self.sequences), 0
         for partition in range(self.bus.partitions):
-            own = partition << 22
             batch = busy_batch(
-                partition, self.bus.partitions, sequence, own + first, flows, self.event_ns, step_ns
+                partition,
+                self.bus.partitions,
+                sequence,
+                (partition << 22) + first,
+                flows,
+                self.event_ns,
+                step_ns,
             )
             self.sink.produce(topic_name(self.bus, PACKETS), batch.encode(), partition)
+            packets += batch.packets
         self.event_ns += MAX_PACKETS * step_ns
+        return packets
 
 
 def recovery(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
@@ -137,7 +145,7 @@ def recovery(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
                 pairs.append((runs[True], runs[False]))
             on_step("killing a worker")
             found = _kill(setup, bus, "0-True", feed)
-    return [_cost(pairs, setup.flows), found]
+    return [checkpoint_cost(pairs, setup.flows), found]
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,7 @@ def _work_off(setup: Setup, bus: BusSettings, group: str, packets: int, copies: 
                 time.sleep(_POLL_S)
             worker.terminate()
             worker.wait(_TIMEOUT_S)
-        return _busy(_told(reader, began_ns))
+        return while_busy(_told(reader, began_ns))
     finally:
         reader.close()
 
@@ -198,7 +206,7 @@ def _told(reader: BusReader, since_ns: int) -> list[dict[str, Any]]:
     return [r for r in records if r["stage"] == "flows" and r["time_ns"] - r["interval_ns"] > since_ns]
 
 
-def _busy(records: Sequence[dict[str, Any]]) -> Busy:
+def while_busy(records: Sequence[dict[str, Any]]) -> Busy:
     """Return the sums over the intervals between the first with packets and the last, which may be half idle."""
     busy = [record for record in records if record["items_in"]][1:-1]
     if not busy:
@@ -211,7 +219,8 @@ def _busy(records: Sequence[dict[str, Any]]) -> Busy:
     )
 
 
-def _cost(pairs: Sequence[tuple[Busy, Busy]], flows: int) -> Result:
+def checkpoint_cost(pairs: Sequence[tuple[Busy, Busy]], flows: int) -> Result:
+    """Return by how much lower the rate is with copies, in percent: the middle of the (with, without) pairs."""
     shares = [100 * (1 - copied.rate / plain.rate) for copied, plain in pairs]
     by_cpu = [
         100 * (1 - (plain.cpu_s / plain.packets) / (copied.cpu_s / copied.packets)) for copied, plain in pairs
