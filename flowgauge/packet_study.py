@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgauge.interrupt import stopping
+from models.packet.budgets import EMBEDDED
 from models.packet.dataset import PacketDataset
 from models.packet.study.plan import STUDY_FILE, Plan, checked, settle
 from models.packet.study.points import Key, Point, read_json, read_point, read_weights
@@ -93,7 +94,8 @@ def best_point(output: Path, split: str) -> Path:
     """
     files = {point.key: path for path in (output / POINTS).glob("*.json") if (point := read_point(path))}
     best = best_rates(read_point(path) for path in files.values())
-    found = champion(best, split, "lstm") or champion(best, split)
+    lstms = {place: some for place, some in best.items() if place[1] in ("lstm", f"lstm{EMBEDDED}")}
+    found = champion(lstms, split) or champion(best, split)
     if not found:
         raise InputError(f"{output}: no finished training of the split {split}")
     return files[max(found, key=lambda point: point.scores["validation"].accuracy).key]

@@ -24,8 +24,12 @@ def packets(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that `flowgauge dataset` made.")],
     output: _Output,
     models: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"svm, mlp, lstm, cnn, transformer; {_Comma}.")
-    ] = "svm,mlp,lstm,cnn,transformer",
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help=f"svm, mlp, lstm, cnn, transformer; all but svm also with -embedding; {_Comma}.",
+        ),
+    ] = "svm,mlp,lstm,cnn,transformer,mlp-embedding,lstm-embedding",
     budgets: Annotated[
         str | None,
         typer.Option(
@@ -42,14 +46,14 @@ def packets(
     split: Annotated[
         str, typer.Option(metavar="NAMES", help=f"random, flow, capture; {_Comma}.")
     ] = "random,flow",
-    epochs: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Most epochs.")] = 60,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Most epochs.")] = 30,
     patience: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Epochs without a better validation accuracy before it stops."),
     ] = 8,
     batch: Annotated[
         int, typer.Option(min=1, max=65536, metavar="N", help="Packets in a training batch.")
-    ] = 128,
+    ] = 256,
     mask: Annotated[
         float, typer.Option(min=0, max=0.9, metavar="SHARE", help="Share of octets masked while training.")
     ] = 0.0,

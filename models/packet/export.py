@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from models.packet.budgets import Topology
 from models.packet.card import MODEL_FILE, NAME_PATTERN, ModelCard, write_card
 from models.packet.dataset import VECTOR_OCTETS
+from models.packet.graph import simplified
 from models.packet.training import Weights, load
 from schemas.errors import FlowgaugeError, InputError, SettingsError
 
@@ -48,7 +49,7 @@ def onnx_of(topology: Topology, weights: Weights) -> bytes:
         # Asked before it is exported: Keras exports no model that never answered.
         expected = model.predict(octets, verbose=0)
         model.export(str(path), format="onnx", verbose=False)
-        data = path.read_bytes()
+        data = simplified(path.read_bytes())
     difference = float(np.abs(onnx_answers(data)(octets) - expected).max())
     if not difference <= TOLERANCE:
         raise ExportError(f"{topology}: exported, its answers differ by {difference:.1g} from Keras's")

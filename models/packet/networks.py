@@ -1,7 +1,7 @@
 """The Keras models. Nothing here names Keras's backend: TensorFlow, JAX and torch build and train them alike.
 
-Every model takes octets as they are, uint8 (rows, 1480), scales them itself, and returns the probability of each
-class, float32 (rows, classes). Import this module only where a model is built: it imports Keras.
+Every model takes octets as they are, uint8 (rows, 1480), scales or embeds them itself, and returns the probability of
+each class, float32 (rows, classes). Import this module only where a model is built: it imports Keras.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class OctetMask(layers.Layer):  # type: ignore[misc]
         """Return the octets, masked where ``training``."""
         if not training or not self.share:
             return inputs
-        shape = keras.ops.shape(inputs)
+        # One die per octet, whatever numbers stand for it.
+        shape = (*keras.ops.shape(inputs)[:2], *(1,) * (len(inputs.shape) - 2))
         kept = keras.random.uniform(shape, seed=self.seeds) >= self.share
         return inputs * keras.ops.cast(kept, inputs.dtype)
 
@@ -57,14 +58,28 @@ def build(topology: Topology, *, mask: float = 0.0, dropout: float = 0.0, seed: 
         seed: of mask and dropout; the weights follow ``keras.utils.set_random_seed``.
     """
     octets = keras.Input((VECTOR_OCTETS,), dtype="uint8", name="octets")
-    scaled = layers.Rescaling(1 / 255, name="scaled")(octets)
+    x = from_the_end(octets) if topology.body == "lstm" else octets
+    if topology.embedding:
+        x = layers.Embedding(256, topology.embedding, name="embedding")(x)
+    else:
+        x = layers.Rescaling(1 / 255, name="scaled")(x)
     if mask:
-        scaled = OctetMask(mask, seed)(scaled)
-    body = _BODIES[topology.kind](scaled, topology.widths)
+        x = OctetMask(mask, seed)(x)
+    body = _BODIES[topology.body](x, topology.layers)
     if dropout:
         body = layers.Dropout(dropout, seed=seed)(body)
     answer = layers.Dense(topology.classes, activation="softmax", dtype="float32", name="probabilities")(body)
     return keras.Model(octets, answer, name=topology.kind)
+
+
+def from_the_end(octets: Any) -> Any:
+    """Return a packet's octets with its 40 steps in reverse.
+
+    An LSTM answers with what it remembers at the end. Read forwards, it must carry a short packet's few octets over
+    dozens of steps of padding; read from the end it passes the padding first, and answers at the headers.
+    """
+    steps = layers.Reshape((STEPS, STEP_OCTETS))(octets)
+    return layers.Reshape((VECTOR_OCTETS,))(steps[:, ::-1])
 
 
 def _svm(x: Any, _widths: tuple[int, ...]) -> Any:
@@ -73,17 +88,19 @@ def _svm(x: Any, _widths: tuple[int, ...]) -> Any:
 
 
 def _mlp(x: Any, widths: tuple[int, ...]) -> Any:
+    x = layers.Flatten()(x)
     for width in widths:
         x = layers.Dense(width, activation="relu")(x)
     return x
 
 
 def _lstm(x: Any, widths: tuple[int, ...]) -> Any:
-    return layers.LSTM(widths[0])(layers.Reshape((STEPS, STEP_OCTETS))(x))
+    # Without cuDNN Keras lets XLA compile the training, which makes it several times faster on a CPU.
+    return layers.LSTM(widths[0], use_cudnn=False)(layers.Reshape((STEPS, -1))(x))
 
 
 def _cnn(x: Any, widths: tuple[int, ...]) -> Any:
-    x = layers.Reshape((VECTOR_OCTETS, 1))(x)
+    x = layers.Reshape((VECTOR_OCTETS, -1))(x)
     for (kernel, stride), filters in zip(CONVOLUTIONS, (widths[0], *widths), strict=True):
         x = layers.Conv1D(filters, kernel, strides=stride, padding="same", activation="relu")(x)
     # Not pooled over the packet: where in it something stands says much in a protocol.
@@ -92,7 +109,7 @@ def _cnn(x: Any, widths: tuple[int, ...]) -> Any:
 
 def _transformer(x: Any, widths: tuple[int, ...]) -> Any:
     width, inner = widths
-    x = layers.Dense(width)(layers.Reshape((STEPS, STEP_OCTETS))(x))
+    x = layers.Dense(width)(layers.Reshape((STEPS, -1))(x))
     x = Positions()(x)
     for _ in range(blocks(width)):
         before = layers.LayerNormalization()(x)

@@ -21,7 +21,10 @@ RATES: dict[str, tuple[float, ...]] = {
     "cnn": (3e-3, 1e-3, 3e-4),
     "transformer": (3e-3, 1e-3, 3e-4),
 }
-"""Learning rates that the study tries; of an SVM, its C. Those of MLP and LSTM are the Cape Town study's."""
+"""Learning rates that the study tries, by body; of an SVM, its C. Those of MLP and LSTM are the Cape Town study's."""
+_WARM_UP, _FIRST_RATE = 0.05, 0.1
+"""Over what share of all steps the rate rises, and from what share of itself."""
+_MOST_GRADIENT = 1.0
 _PREDICT_ROWS = 512
 _UNEVEN = 1.05
 Weights = list[NDArray[np.float32]]
@@ -37,12 +40,15 @@ class DivergedError(FlowgaugeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How models are trained; all of a study's points share one."""
+    """How models are trained; all of a study's points share one.
 
-    epochs: int = 60
+    The learning rate rises over the first steps and falls to zero along a cosine until ``epochs`` are over.
+    """
+
+    epochs: int = 30
     patience: int = 8
     """Epochs without a better validation accuracy after which training ends; the best epoch's weights stay."""
-    batch: int = 128
+    batch: int = 256
     mask: float = 0.0
     """Share of a packet's octets set to zero while training."""
     dropout: float = 0.0
@@ -224,7 +230,11 @@ def _fit_network(
 
     keras.utils.set_random_seed(seed)
     model = build(topology, mask=recipe.mask, dropout=recipe.dropout, seed=seed)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        _optimizer(rate, recipe, len(sets[0].classes)),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
     best = keras.callbacks.EarlyStopping(
         monitor="val_accuracy", patience=recipe.patience, restore_best_weights=True, mode="max"
     )
@@ -247,3 +257,14 @@ def _fit_network(
     # Seeds of mask and dropout are variables too, but none that an answer depends on.
     trained = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights]
     return trained, len(history.history["loss"])
+
+
+def _optimizer(rate: float, recipe: Recipe, rows: int) -> Any:
+    import keras
+
+    steps = recipe.epochs * -(-rows // recipe.batch)
+    rising = round(_WARM_UP * steps)
+    curve = keras.optimizers.schedules.CosineDecay(
+        _FIRST_RATE * rate, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
+    )
+    return keras.optimizers.Adam(curve, global_clipnorm=_MOST_GRADIENT)

@@ -10,7 +10,17 @@ from typing import Any
 
 from models.packet.study.points import write_whole
 
-COLOURS = {"svm": "#8c564b", "mlp": "#1f77b4", "lstm": "#d62728", "cnn": "#2ca02c", "transformer": "#9467bd"}
+COLOURS = {
+    "svm": "#8c564b",
+    "mlp": "#1f77b4",
+    "mlp-embedding": "#17becf",
+    "lstm": "#d62728",
+    "lstm-embedding": "#ff7f0e",
+    "cnn": "#2ca02c",
+    "cnn-embedding": "#bcbd22",
+    "transformer": "#9467bd",
+    "transformer-embedding": "#e377c2",
+}
 _SIZE = (7.0, 4.2)
 
 

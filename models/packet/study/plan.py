@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from models.packet.budgets import BUDGETS, KINDS
+from models.packet.budgets import BODIES, BUDGETS, EMBEDDED, KINDS
 from models.packet.dataset import MANIFEST, SPLITS, PacketDataset
 from models.packet.study.points import Key, read_json, write_json
 from models.packet.training import RATES, Recipe
 from schemas.errors import SettingsError
 
 STUDY_FILE = "study.json"
+USUAL_KINDS = (*BODIES, f"mlp{EMBEDDED}", f"lstm{EMBEDDED}")
 _QUICK_ROWS = 2000
 _QUICK_BUDGETS = (15_000, 50_000)
 
@@ -23,7 +24,7 @@ class Plan:
     """What to train."""
 
     splits: tuple[str, ...] = ("random", "flow")
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = USUAL_KINDS
     budgets: tuple[int, ...] = BUDGETS
     rates: tuple[float, ...] = ()
     """For every model; empty: those of ``RATES``."""
@@ -48,12 +49,13 @@ class Plan:
         return list(dict.fromkeys(found))
 
     def _rates(self, kind: str) -> tuple[float, ...]:
-        return self.rates or (RATES[kind][1:2] if self.one_rate else RATES[kind])
+        rates = RATES[kind.removesuffix(EMBEDDED)]
+        return self.rates or (rates[1:2] if self.one_rate else rates)
 
 
 def quick(plan: Plan) -> Plan:
     """Return a plan that five minutes on two cores are enough for."""
-    recipe = replace(plan.recipe, epochs=8, patience=3)
+    recipe = replace(plan.recipe, epochs=8, patience=3, batch=64)
     return replace(plan, budgets=_QUICK_BUDGETS, seeds=1, recipe=recipe, most_rows=_QUICK_ROWS, one_rate=True)
 
 
@@ -82,7 +84,7 @@ def settle(folder: Path, plan: Plan, dataset: PacketDataset) -> dict[str, Any]:
     """
     digest = hashlib.sha256((dataset.path / MANIFEST).read_bytes()).hexdigest()
     study = {
-        "version": 1,
+        "version": 2,
         "dataset": dataset.path.resolve().name,
         "dataset_sha256": digest,
         "classes": list(dataset.class_names),

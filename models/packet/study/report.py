@@ -29,7 +29,7 @@ def write_report(folder: Path, study: dict[str, Any], points: list[Point], costs
         costs: the speeds that were measured; may be empty.
     """
     best = best_rates(points)
-    lines = [*_head(study, points), *_table(best), *_figures(folder, best, costs)]
+    lines = [*_head(study, points), *_table(best), *_sides(best), *_figures(folder, best, costs)]
     if costs:
         lines += _cost_table(best, costs)
     lines += _confusions(folder, best, study["classes"])
@@ -135,6 +135,31 @@ def _row(split: str, points: list[Point]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _sides(best: Best) -> list[str]:
+    """Return a table of the splits side by side, a row for each model and budget that has both."""
+    splits = _splits(best)
+    if len(splits) < 2:
+        return []
+    shown = {"": ("test", "accuracy"), " no handshakes": ("without_handshake", "accuracy"),
+             " flows vote": ("test", "vote_accuracy")}  # fmt: skip
+    header = ["model", "parameters", *(f"{split}{name}" for split in splits for name in shown)]
+    lines = ["## The splits side by side", "", "Accuracy on test packets, in percent.", ""]
+    lines += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    rows = []
+    for kind in _kinds(best):
+        for budget in sorted({budget for _, what, budget in best if what == kind}):
+            some = [best.get((split, kind, budget)) for split in splits]
+            if all(some):
+                first = some[0][0].topology  # type: ignore[index]
+                cells = [
+                    percent([getattr(point.scores[part], value) for point in points or ()])
+                    for points in some
+                    for part, value in shown.values()
+                ]
+                rows.append(f"| {' | '.join([str(first), f'{first.parameters:,}', *cells])} |")
+    return [*lines, *rows, ""] if rows else []
+
+
 def percent(values: list[float]) -> str:
     """Return the mean in percent, with its 95% interval where there are several values."""
     mean, half = interval(values)
@@ -188,7 +213,7 @@ def _figures(folder: Path, best: Best, costs: Costs) -> list[str]:
         name, title, "parameters", "accuracy on test packets, %", some
     )
     for split in splits:
-        pair = [_accuracy(best, split, kind) for kind in ("lstm", "mlp") if kind in kinds]
+        pair = [_accuracy(best, split, kind) for kind in kinds if kind.startswith(("lstm", "mlp"))]
         if pair:
             add(by_accuracy(f"accuracy-{split}", f"Accuracy against parameters, split {split}", pair))
         everyone = [_accuracy(best, split, kind) for kind in kinds]
@@ -271,8 +296,21 @@ def _confusions(folder: Path, best: Best, classes: list[str]) -> list[str]:
         first = points[0]
         title = f"{first.topology}, split {split}: {_summary(first.test)}"
         name = draw_confusion(folder, f"confusion-{split}", title, classes, first.test.confusion)
-        lines += [f"![{title}]({name})", ""]
+        lines += [f"![{title}]({name})", "", *_per_class(classes, first.test)]
     return lines
+
+
+def _per_class(classes: list[str], scores: Scores) -> list[str]:
+    lines = ["| class | test packets | recall | F1 |", "|---|---|---|---|"]
+    confusion = scores.confusion
+    for number, name in enumerate(classes):
+        truly, right = sum(confusion[number]), confusion[number][number]
+        answered = sum(row[number] for row in confusion)
+        shares = (
+            [f"{100 * right / truly:.1f}", f"{200 * right / (truly + answered):.1f}"] if truly else ["–", "–"]
+        )
+        lines.append(f"| {name} | {truly:,} | {' | '.join(shares)} |")
+    return [*lines, ""]
 
 
 def _summary(scores: Scores) -> str:

@@ -22,7 +22,10 @@ _Sets = tuple[Part, Part, Part]
 def run(
     dataset: PacketDataset, folder: Path, plan: Plan, stop: Callable[[], bool], told: Told
 ) -> list[Point] | None:
-    """Train what is missing and return all points of the plan; None if ``stop`` ended it before."""
+    """Train what is missing and return all points of the study; None if ``stop`` ended it before.
+
+    A study may be trained plan by plan, such as each kind at its own rates: what ``folder`` has from before counts.
+    """
     points = folder / POINTS
     points.mkdir(parents=True, exist_ok=True)
     keys = plan.keys()
@@ -30,17 +33,14 @@ def run(
     classes = len(dataset.class_names)
     topologies = {(key.kind, key.budget): solve(key.kind, key.budget, classes) for key in keys}
     loaded = {split: _limited(parts(dataset, split), plan.most_rows) for split in plan.splits}
-    found: list[Point] = []
-    for key in keys:
-        path = points / f"{key.name}.json"
-        if not path.exists():
+    for number, key in enumerate(keys):
+        if not (points / f"{key.name}.json").exists():
             try:
                 topology = topologies[key.kind, key.budget]
-                _one(points, key, topology, loaded[key.split], plan, stop, _telling(told, key, len(found)))
+                _one(points, key, topology, loaded[key.split], plan, stop, _telling(told, key, number))
             except Interrupted:
                 return None
-        found.append(read_point(path))
-    return sorted(found, key=lambda point: point.key)
+    return sorted((read_point(path) for path in points.glob("*.json")), key=lambda point: point.key)
 
 
 def _telling(told: Told, key: Key, finished: int) -> Callable[[int], None]:

@@ -22,6 +22,11 @@ def test_every_budget_is_met_within_two_percent(kind: str, budget: int, classes:
 def test_counts_by_hand() -> None:
     assert Topology("svm", (), 10).parameters == 14_800 + 10
     assert Topology("mlp", (7,), 3).parameters == 1480 * 7 + 7 + 7 * 3 + 3
+    assert Topology("mlp-embedding", (2, 7), 3).parameters == 512 + 2960 * 7 + 7 + 7 * 3 + 3
+    assert (
+        Topology("lstm-embedding", (4, 20), 10).parameters
+        == 1024 + 4 * (20 * 148 + 20 * 20 + 20) + 20 * 10 + 10
+    )
     assert Topology("lstm", (48,), 10).parameters == 4 * (48 * 37 + 48 * 48 + 48) + 490
     assert pooled_steps() == 93 and STEPS * 37 == 1480
 
@@ -42,7 +47,8 @@ def test_an_svm_has_one_size() -> None:
 @pytest.mark.parametrize(
     ("kind", "budget", "classes", "said"),
     [
-        ("rnn", 15_000, 10, "model rnn: there is svm, mlp, lstm, cnn, transformer"),
+        ("rnn", 15_000, 10, f"model rnn: there is {', '.join(KINDS)}"),
+        ("svm-embedding", 15_000, 10, f"model svm-embedding: there is {', '.join(KINDS)}"),
         ("mlp", 15_000, 1, "1 class: a classifier needs two at least"),
         ("mlp", 1_600, 10, "mlp of 1600 parameters with 10 classes: none comes within 2%"),
     ],

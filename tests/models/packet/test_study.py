@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from models.packet.budgets import KINDS
 from models.packet.dataset import PacketDataset
 from models.packet.study.plan import Plan, checked, quick, settle
 from models.packet.study.points import Key, read_point, read_weights
@@ -30,6 +31,7 @@ _KILLED_AFTER = 5
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
+from models.packet.budgets import KINDS
 from models.packet.dataset import PacketDataset
 from models.packet.study.plan import Plan, settle
 from models.packet.study.run import run
@@ -99,14 +101,14 @@ def test_the_test_packets_do_not_choose_the_rate(tmp_path: Path) -> None:
 
 def test_points_cover_the_plan_once() -> None:
     keys = Plan(seeds=2).keys()
-    assert len(keys) == len(set(keys)) == 2 * 2 * (4 * 15 * 3 + 3)
-    assert len(quick(Plan()).keys()) == 2 * (4 * 2 + 1)
+    assert len(keys) == len(set(keys)) == 2 * 2 * (6 * 15 * 3 + 3)
+    assert len(quick(Plan()).keys()) == 2 * (6 * 2 + 1)
 
 
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        (Plan(kinds=("rnn",)), "model rnn: there is svm, mlp, lstm, cnn, transformer"),
+        (Plan(kinds=("rnn",)), f"model rnn: there is {', '.join(KINDS)}"),
         (Plan(splits=("day",)), "split day: there is random, flow, capture"),
         (Plan(rates=(0.0,)), "learning rate 0: must be over 0 and under 100"),
     ],
