@@ -100,7 +100,7 @@ class FlowsAgent:
         cpu_ns = time.thread_time_ns() - began_ns
         self._tell_missing(batch)
         duplicate = partition.counters["packets_duplicate"] - before
-        self._prices.folded(cpu_ns, partition.packets_by_service(batch.probe) - used)
+        self._prices.folded(cpu_ns, used, partition.packets_by_service(batch.probe))
         self._meter.drop("duplicate", duplicate)
         self._meter.items_out += batch.packets - duplicate
 

@@ -8,10 +8,9 @@ What a service's features alone add is told by ``flowgauge cost -r SERVICE``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streams.plan import Plan
 from streams.table import WINDOW_FIELDS
@@ -29,8 +28,9 @@ class LivePrices:
     def __init__(self, plan: Plan) -> None:
         names = (UNKNOWN, *plan.services) if plan.services else (EVERY_FLOW,)
         self._services = names
-        self._cpu_ns = np.zeros(len(names))
-        self._packets = np.zeros(len(names), np.int64)
+        # Lists: so short an array costs several times as much, and this is done for each message.
+        self._cpu_ns = [0.0] * len(names)
+        self._packets = [0] * len(names)
         self._rows: Counter[str] = Counter()
         self._octets: Counter[str] = Counter()
         self._state = {
@@ -39,10 +39,13 @@ class LivePrices:
             for rep in plan.representations
         }
 
-    def folded(self, cpu_ns: int, packets: NDArray[np.int64]) -> None:
-        """Note a packet batch: the CPU time it took, and its packets by service, those of none first."""
-        self._packets += packets
-        self._cpu_ns += cpu_ns * (packets / max(1, packets.sum()))
+    def folded(self, cpu_ns: int, before: Sequence[int], after: Sequence[int]) -> None:
+        """Note a packet batch: the CPU time it took, and the packets so far by service before and after it."""
+        each_ns = cpu_ns / max(1, sum(after) - sum(before))
+        for at, (had, has) in enumerate(zip(before, after, strict=True)):
+            if packets := has - had:
+                self._packets[at] += packets
+                self._cpu_ns[at] += packets * each_ns
 
     def produced(self, representation: str, rows: int, octets: int) -> None:
         """Note a message of rows."""
@@ -51,15 +54,13 @@ class LivePrices:
 
     def tell(self, gauge: Gauge) -> None:
         """Set the prices that something was measured of, take the others away, and begin anew."""
-        for name, cpu_ns, packets in zip(
-            self._services, self._cpu_ns.tolist(), self._packets.tolist(), strict=True
-        ):
+        for name, cpu_ns, packets in zip(self._services, self._cpu_ns, self._packets, strict=True):
             gauge(f"cpu_ns_per_packet_{name}", cpu_ns / packets if packets else None)
         for name, state in self._state.items():
             rows = self._rows[name]
             gauge(f"state_bytes_per_flow_{name}", state)
             gauge(f"record_bytes_{name}", self._octets[name] / rows if rows else None)
-        self._cpu_ns[:] = 0
-        self._packets[:] = 0
+        self._cpu_ns[:] = [0.0] * len(self._services)
+        self._packets[:] = [0] * len(self._services)
         self._rows.clear()
         self._octets.clear()

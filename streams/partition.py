@@ -56,14 +56,15 @@ class Partition:
         """Return the memory that the flows have touched."""
         return sum(p.flows.state_bytes for p in self.probes.values())
 
-    def packets_by_service(self, probe: str) -> NDArray[np.int64]:
+    def packets_by_service(self, probe: str) -> list[int]:
         """Return the packets of a probe by service, those of none first; all of them where none is named."""
         known = self.probes.get(probe)
         if known is None:
-            return np.zeros(len(self.plan.services) + 1, np.int64)
+            return [0] * (len(self.plan.services) + 1)
         if not self.plan.services:
-            return np.array([known.packets], np.int64)
-        return known.flows.usage[:, 0].copy()
+            return [known.packets]
+        usage: list[int] = known.flows.usage[:, 0].tolist()
+        return usage
 
     def counts(self) -> Counter[str]:
         """Return all counters by name, those of the flow tables included."""

@@ -99,9 +99,9 @@ def test_live_prices_split_a_batch_by_its_packets() -> None:
     service = ServiceSettings(name="web", ports=("tcp/443",), collect=("counters",))
     prices = LivePrices(Plan(StreamsSettings(representations=(WINDOW, FLOW), services=(service,))))
     told: dict[str, float | None] = {}
-    prices.folded(1000, np.array([75, 25]))
-    prices.folded(5000, np.array([0, 100]))
-    prices.folded(10, np.array([0, 0]))
+    prices.folded(1000, [0, 0], [75, 25])
+    prices.folded(5000, [75, 25], [75, 125])
+    prices.folded(10, [75, 125], [75, 125])
     prices.produced("web", 10, 900)
     prices.produced("web", 5, 300)
     prices.tell(told.__setitem__)

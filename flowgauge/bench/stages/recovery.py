@@ -38,12 +38,14 @@ from streams.config import StreamsSettings
 ACTIVE_FLOWS = 100_000
 PARTITIONS = 2
 """Unless the settings say otherwise."""
-REPEATS = 3
+REPEATS = 4
 _FLOWS_PER_BATCH = 256
 _STEP_NS = 1_000
 """Event time between packets of the backlog: a million packets a second, ten of each flow."""
 _SELDOM = ("--set", "streams.commit_interval_s=60")
 """No copy is made while a worker is measured."""
+_TELL = ("--set", "streams.telemetry_interval_s=0.25")
+"""Rates are of whole intervals, so they should be short."""
 _FEED_S = 0.05
 """Between two batches for each partition, while a worker is killed."""
 _NEW_FLOWS = 32
@@ -167,7 +169,7 @@ class Busy:
 def _work_off(setup: Setup, bus: BusSettings, group: str, packets: int, copies: bool) -> Busy:
     reader, began_ns = BusReader(bus), time.time_ns()
     try:
-        with _worker(setup, bus, group, () if copies else _SELDOM) as worker:
+        with _worker(setup, bus, group, _TELL if copies else (*_TELL, *_SELDOM)) as worker:
             deadline = time.monotonic() + _TIMEOUT_S
             while sum(record["items_in"] for record in _told(reader, began_ns)) < packets:
                 if not worker.running:
@@ -210,7 +212,7 @@ def while_busy(records: Sequence[dict[str, Any]]) -> Busy:
     """Return the sums over the intervals between the first with packets and the last, which may be half idle."""
     busy = [record for record in records if record["items_in"]][1:-1]
     if not busy:
-        raise BusError("the flows worker was done within two seconds; send more packets (--packets)")
+        raise BusError("the flows worker was done too soon; send more packets (--packets)")
     return Busy(
         packets=sum(record["items_in"] for record in busy),
         seconds=sum(record["interval_ns"] for record in busy) / 1e9,
@@ -220,22 +222,20 @@ def while_busy(records: Sequence[dict[str, Any]]) -> Busy:
 
 
 def checkpoint_cost(pairs: Sequence[tuple[Busy, Busy]], flows: int) -> Result:
-    """Return by how much lower the rate is with copies, in percent: the middle of the (with, without) pairs."""
-    shares = [100 * (1 - copied.rate / plain.rate) for copied, plain in pairs]
-    by_cpu = [
-        100 * (1 - (plain.cpu_s / plain.packets) / (copied.cpu_s / copied.packets)) for copied, plain in pairs
-    ]
+    """Return by how much lower the rate is with copies, in percent, of (with, without) pairs: median to median."""
+    rate, plain_rate = (median(runs[at].rate for runs in pairs) for at in (0, 1))
+    cpu, plain_cpu = (median(runs[at].cpu_s / runs[at].packets for runs in pairs) for at in (0, 1))
     return Result(
         "checkpoint_cost_percent",
-        round(median(shares), 2),
+        round(100 * (1 - rate / plain_rate), 2),
         "%",
-        cpu_value=round(median(by_cpu), 2),
+        cpu_value=round(100 * (1 - plain_cpu / cpu), 2),
         repeats=len(pairs),
         details={
-            "each": [round(share, 2) for share in shares],
+            "each": [round(100 * (1 - copied.rate / plain.rate), 2) for copied, plain in pairs],
             "active_flows": flows,
-            "packets_per_s": round(median(copied.rate for copied, _ in pairs)),
-            "packets_per_s_without": round(median(plain.rate for _, plain in pairs)),
+            "packets_per_s": round(rate),
+            "packets_per_s_without": round(plain_rate),
             "state_bytes_per_s": round(median(copied.state_bytes / copied.seconds for copied, _ in pairs)),
         },
     )
