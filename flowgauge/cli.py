@@ -16,6 +16,7 @@ from flowgauge.commands import (
     costs,
     dataset,
     demo,
+    explore,
     feature,
     flows,
     label,
@@ -57,6 +58,7 @@ app.command("record")(record.command)
 app.command("topics")(topics.command)
 app.command("costs")(costs.command)
 app.command("cost")(cost.command)
+app.command("explore")(explore.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")

@@ -126,7 +126,7 @@ def step_progress() -> Iterator[Step]:
         )
 
 
-_WORDS = {"compiled": "kernels compiled", "measured": "measured"}
+_WORDS = {"compiled": "kernels compiled", "measured": "measured", "trials": "choices tried"}
 
 
 def _lines() -> Step:

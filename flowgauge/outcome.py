@@ -44,6 +44,7 @@ _EXTRAS = {
     "sklearn": "study",
     "matplotlib": "study",
     "tf2onnx": "study",
+    "optuna": "study",
 }
 """Module that an extra brings, to the extra's name."""
 
