@@ -5,15 +5,11 @@ Needs Keras and tf2onnx; what it makes needs neither.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
 import os
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from models.packet.budgets import Topology
 from models.packet.card import MODEL_FILE, NAME_PATTERN, ModelCard, write_card
 from models.packet.dataset import VECTOR_OCTETS
 from models.packet.graph import simplified
+from models.packet.hush import hush
 from models.packet.training import Weights, load
 from schemas.errors import FlowgaugeError, InputError, SettingsError
 
@@ -42,7 +39,7 @@ def onnx_of(topology: Topology, weights: Weights) -> bytes:
     Raises:
         ExportError: the exported model does not answer as Keras does, within ``TOLERANCE``.
     """
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with hush(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE
         model = load(topology, weights)
         octets = np.random.default_rng(1).integers(0, 256, (_CHECKED_ROWS, VECTOR_OCTETS), np.uint8)
@@ -116,16 +113,3 @@ def export(
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from None
     return target
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the converter says of its own deprecations from the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.packet.card import MODEL_FILE, ModelCard, digest_of, write_card
 from models.packet.dataset import TEST, PacketDataset
 from models.packet.errors import ModelError
+from models.packet.hush import hush
 from models.packet.runtime import PacketModel, open_model
 from schemas.errors import InputError, SettingsError
 
@@ -111,7 +112,8 @@ def _quantize(source: Path, target: Path) -> None:
     except ImportError:
         raise SettingsError("onnx is not installed: pip install 'flowgauge[study]'") from None
     try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+        with hush():
+            quantize_dynamic(source, target, weight_type=QuantType.QInt8)
     except Exception as error:  # whatever it finds in the graph
         raise ModelError(f"{source}: cannot be quantised: {' '.join(str(error).split())[:200]}") from None
 

@@ -1,6 +1,7 @@
 """Runs a packet model: vectors of octets in, probabilities out. ONNX Runtime, no TensorFlow.
 
-ONNX Runtime's fused LSTM reaches what the bench asks of a core (docs/performance.md), so there is no kernel of our own.
+ONNX Runtime's fused LSTM reaches what the bench asks of a core (docs/performance.md), so there is no
+kernel of our own.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ import numpy as np
 
 from flowgauge.bench.accounting import BusReader
 from flowgauge.bench.children import Child, output_of
+from flowgauge.bench.keras_lstm import BUDGETS, VERSION
 from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.stages.latency import Reader
@@ -92,9 +93,9 @@ def packet_models(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
         command = [sys.executable, "-m", "flowgauge.bench.keras_lstm", scratch]
         baseline: dict[str, float] = json.loads(output_of(command).splitlines()[-1])
         found = []
-        for name in ("lstm_15k", "lstm_300k", "lstm_700k"):
+        for name in BUDGETS:
             on_step(f"measuring {name}")
-            model = open_model(Path(scratch) / name / "bench")
+            model = open_model(Path(scratch) / name / VERSION)
             if name in baseline:
                 found.append(_single(name, model, baseline[name], setup.min_seconds))
             found.append(_batch(name, model, setup.min_seconds))
@@ -177,8 +178,8 @@ def _serving(folder: Path, bus: BusSettings, setup: Setup) -> Iterator[Reader]:
     """Run a worker with the model announced, and give a reader of its predictions."""
     library = Library(folder)
     sink = BusProducer(bus)
-    card = library.add(library.folder(SERVED, "bench"))
-    announce(card, library.folder(SERVED, "bench"), bus, sink)
+    card = library.add(library.folder(SERVED, VERSION))
+    announce(card, library.folder(SERVED, VERSION), bus, sink)
     command = [sys.executable, "-m", "flowgauge", "packet-models", "serve", "--json", *setup.passed_on]
     command += ["--bus", bus.bootstrap, "--name", SERVED, "--library", str(folder)]
     for key, value in (("bus.topic_prefix", bus.topic_prefix), ("bus.partitions", bus.partitions)):
