@@ -87,7 +87,7 @@ class WorkerSettings(MetricsSettings):
         default=0.5, ge=0.05, le=60, description="Time between commits in seconds."
     )
     commit_share: float = Field(
-        default=0.05,
+        default=0.03,
         gt=0,
         le=0.5,
         description="Most of a worker's time that goes into what a commit needs, such as a copy of the flow state "
