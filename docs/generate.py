@@ -356,7 +356,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings,
     "reference/topics.md": topics,
     "reference/schemas.md": schemas,
-    "reference/features.md": features,
+    "features.md": features,
     "reference/telemetry.md": telemetry,
     "reference/commands.md": command_line,
     **{page: from_root(name) for page, name in FROM_ROOT.items()},

@@ -164,12 +164,12 @@ def _folds(slot: Slot) -> list[str]:
     return [part for part in ("update", "update_head") if hasattr(slot.module, part)] if slot.stateful else []
 
 
-def _calls(rep: Representation, part: str, arguments: str) -> list[str]:
-    """Return the lines that call one of the folding functions of each feature that has it."""
+def _calls(rep: Representation) -> list[str]:
+    """Return the lines that fold a packet into each feature that looks at all of them."""
     calls = []
     for s in rep.slots:
-        if part in _folds(s):
-            call = f"{s.feature.name}_{part}({s.state}, {arguments})"
+        if "update" in _folds(s):
+            call = f"{s.feature.name}_update({s.state}, p)"
             needs_tcp = s.feature.needs(rep.settings.depth).tcp
             calls += ["if p.has_sequence:", f"    {call}"] if needs_tcp else [call]
     return calls
@@ -189,9 +189,19 @@ def _of_services(body: Sequence[tuple[Representation, list[str]]]) -> list[str]:
 def _update_head(representations: Sequence[Representation]) -> str:
     body: list[tuple[Representation, list[str]]] = []
     for rep in representations:
-        calls = _calls(rep, "update_head", "p, heads, start, stop")
-        if rep.settings.kind == "early" and calls:
-            calls = [f"if p.depth <= {rep.settings.depth}:", *("    " + call for call in calls)]
+        calls = []
+        for s in rep.slots:
+            if "update_head" not in _folds(s):
+                continue
+            # Probes send what serves all features, and more where they take a flow for a new one.
+            needs = s.feature.needs(rep.settings.depth)
+            packets = (
+                min(needs.head_packets, rep.settings.depth)
+                if rep.settings.kind == "early"
+                else needs.head_packets
+            )
+            own = f"p, heads, start, min(stop, start + {needs.head_octets})"
+            calls += [f"if p.depth <= {packets}:", f"    {s.feature.name}_update_head({s.state}, {own})"]
         body.append((rep, calls))
     return _function("update_head(r, p, heads, start, stop)", _of_services(body))
 
@@ -199,7 +209,7 @@ def _update_head(representations: Sequence[Representation]) -> str:
 def _update(representations: Sequence[Representation]) -> str:
     body: list[tuple[Representation, list[str]]] = []
     for rep in representations:
-        calls = _calls(rep, "update", "p")
+        calls = _calls(rep)
         if rep.settings.kind == "early" and calls:
             # Packets past the depth are not looked at: an early representation costs the rest nothing.
             calls = [f"if p.depth <= {rep.settings.depth}:", *("    " + call for call in calls)]

@@ -19,7 +19,7 @@ FEATURE = Feature(
     level="network",
     doc="Quantiles of the time between packets, to within an eighth of the value.",
     formula="the middle of the first bin at which the share of the packets is reached; four bins to an octave; "
-    "times below 1 us share the first bin, from 4,295 s on the last",
+    "times below 1.25 us share the first bin, from 4,295 s on all fall into the last",
     reference="After DDSketch (Masson, Rim, Lee, VLDB 12(12), 2019)",
     state=lambda depth: [("counts", "u4", (BINS,))],
     columns=lambda depth: [

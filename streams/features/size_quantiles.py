@@ -19,7 +19,7 @@ FEATURE = Feature(
     level="network",
     doc="Quantiles of the packet length, to within an eighth of the value.",
     formula="the middle of the first bin at which the share of the packets is reached; four bins to an octave; "
-    "65,535 octets and beyond share the last bin",
+    "131,072 octets and beyond fall into the last bin",
     reference="After DDSketch (Masson, Rim, Lee, VLDB 12(12), 2019)",
     state=lambda depth: [("counts", "u4", (BINS,))],
     columns=lambda depth: [

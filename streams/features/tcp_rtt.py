@@ -19,7 +19,7 @@ FEATURE = Feature(
     doc="Time from a segment to its acknowledgment as the probe sees it, each way; 0 without a sample.",
     formula="One segment each way is timed at once: the sample is the time until an acknowledgment at or beyond its "
     "end. A segment sent again ends the timing without a sample (Karn). Jitter: J <- J + (|sample - the one before| "
-    "- J) / 16. fwd: from the source's segment to the destination's acknowledgment.",
+    "- J) / 16, on across windows. fwd: from the source's segment to the destination's acknowledgment.",
     reference="RFC 6298, section 3; Karn and Partridge, SIGCOMM 1987; the jitter is that of RFC 3550, section 6.4.1",
     needs=lambda depth: Extra(tcp=True),
     kept=("next", "end", "sent_us", "last_us", "jitter", "known"),

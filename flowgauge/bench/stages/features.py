@@ -101,13 +101,14 @@ def _record(engine: FeatureEngine, corpus: Corpus, partitions: int) -> Result:
     whole, split = _record_bytes(engine, corpus, 1), _record_bytes(engine, corpus, partitions)
     return Result(
         "features_record_bytes",
-        round(whole[1] / whole[0], 1),
+        round(split[1] / split[0], 1),
         "bytes",
         details={
-            "rows": whole[0],
-            "plain": round(whole[2] / whole[0], 1),
-            "split": round(split[1] / split[0], 1),
-            "partitions_of_split": partitions,
+            "rows": split[0],
+            "partitions": partitions,
+            "plain": round(split[2] / split[0], 1),
+            "in_one_partition": round(whole[1] / whole[0], 1),
+            "in_one_partition_plain": round(whole[2] / whole[0], 1),
             "compression": f"zstd level {ZSTD_LEVEL}, each message by itself",
         },
     )

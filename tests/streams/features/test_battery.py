@@ -113,6 +113,11 @@ def test_all_together_give_the_same_rows_however_packets_are_cut_and_saved() -> 
     assert check_in_kernel(tuple(n for n in available_features() if not n.startswith("header_bits"))) == []
 
 
+def test_header_bits_give_the_same_rows_however_packets_are_cut_and_saved() -> None:
+    """By themselves: they have ten thousand columns."""
+    assert check_in_kernel(("header_bits",)) == []
+
+
 def test_columns_of_all_features_together_have_names_of_their_own() -> None:
     names = [c.name for f in available_features() for c in load_feature(f).columns(8)]
     assert len(set(names)) == len(names)
