@@ -140,8 +140,9 @@ class StreamsSettings(WorkerSettings):
         description="Seconds of wall clock without a batch after which event time goes on by the wall clock.",
     )
     compression: Literal["as the bus", "none", "lz4", "zstd", "snappy", "gzip"] = Field(
-        default="zstd",
-        description="Compression of what the flows agent produces: feature rows shrink to about a third. "
+        default="lz4",
+        description="Compression of what the flows agent produces. Feature rows are packed already; zstd makes "
+        "them a tenth smaller than lz4 does, for a fifth less packets/s. "
         "`as the bus`: bus.compression.",
     )
     max_flows: int = Field(
