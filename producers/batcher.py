@@ -5,7 +5,7 @@ Pure arrays: the probe and the replay put the batches on the bus, offline runs f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
-from producers.names.answers import Answers, name_of
+from producers.names.answers import Answers, learn, name_of
 from producers.names.batches import BatchNames
-from producers.names.finder import Event, Found
+from producers.names.told import NOTHING_TOLD, Told
 from schemas.flow_key import partition_of
 from schemas.packets import (
     COLUMNS,
@@ -41,6 +41,18 @@ _EXTRA_NAMES = tuple(c.name for c in EXTRA_COLUMNS)
 _INDEX_BITS = np.uint64(16)
 _INDEX_MASK = np.uint64(0xFFFF)
 _DNS = int(NameSource.DNS)
+_NO_NUMBERS = np.empty(0, np.uint32)
+
+
+class _Events(NamedTuple):
+    """The events that belong to the packets being taken in."""
+
+    told: Told
+    number: NDArray[np.uint32]
+    """Number of the name of each event from ``start`` on."""
+    start: int
+    first_row: int
+    """Row, as the events count, of the first packet."""
 
 
 class _Accumulators(NamedTuple):
@@ -112,6 +124,27 @@ def _name_first(
 
 
 @njit(cache=True, nogil=True)
+def _take_event(
+    new: PacketColumns,
+    row: int,
+    acc: _Accumulators,
+    p: int,
+    k: int,
+    answers: Answers,
+    events: _Events,
+    event: int,
+) -> None:
+    """Take in what the packet in ``row`` told, which became packet ``k`` of partition ``p``'s batch."""
+    source, number = events.told.source[event], events.number[event - events.start]
+    if source == _DNS:
+        learn(answers, events.told, event, number, new.time_ns[row])
+    else:
+        n = acc.name_count[p]
+        acc.name_packet[p, n], acc.name[p, n], acc.name_source[p, n] = k, number, source
+        acc.name_count[p] = n + 1
+
+
+@njit(cache=True, nogil=True)
 def _assign(
     new: PacketColumns,
     address_a: NDArray[np.uint64],
@@ -121,13 +154,15 @@ def _assign(
     now_ns: int,
     acc: _Accumulators,
     answers: Answers,
+    events: _Events,
+    event: int,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Give rows from ``start`` up to ``stop`` a partition and a flow, until a partition is full.
 
-    Returns (next row, that partition or -1). The arrays are taken out of their tuples first: reaching into a
-    tuple inside the loop would count a reference up and down, atomically, at each access.
+    Returns (next row, that partition or -1, next event). The arrays are taken out of their tuples first: reaching
+    into a tuple inside the loop would count a reference up and down, atomically, at each access.
     """
     packets, flows, since_ns, generations = acc.packets, acc.flows, acc.since_ns, acc.generation
     slots, flow_index = acc.slots, acc.flow_index
@@ -138,6 +173,7 @@ def _assign(
     partitions, capacity = flow_index.shape
     mask = np.uint64(slots.shape[1] - 1)
     is_naming = len(answers.name) > 0
+    event_rows, event_stop, first_row = events.told.row, events.start + len(events.number), events.first_row
     for row in range(start, stop):
         flow_hash = new_hash[row]
         p = np.int64(partition_of(flow_hash, partitions))
@@ -179,9 +215,12 @@ def _assign(
         flow_index[p, k] = f
         partition[row] = p
         position[row] = k
+        while event < event_stop and event_rows[event] == row + first_row:
+            _take_event(new, row, acc, p, k, answers, events, event)
+            event += 1
         if k + 1 == capacity:
-            return row + 1, int(p)
-    return stop, -1
+            return row + 1, int(p), event
+    return stop, -1, event
 
 
 @njit(cache=True, nogil=True)
@@ -194,12 +233,19 @@ def _distribute(
     now_ns: int,
     acc: _Accumulators,
     answers: Answers,
+    events: _Events,
+    event: int,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
     head_packets: int,
-) -> tuple[int, int]:
-    """Append rows from ``start`` to ``stop`` until a partition is full; return (next row, that partition or -1)."""
-    stop, full = _assign(new, address_a, address_b, start, stop, now_ns, acc, answers, partition, position)
+) -> tuple[int, int, int]:
+    """Append rows from ``start`` to ``stop`` until a partition is full.
+
+    Returns (next row, that partition or -1, next event).
+    """
+    stop, full, event = _assign(
+        new, address_a, address_b, start, stop, now_ns, acc, answers, events, event, partition, position
+    )
     time_ns, octets, header_octets, tcp_window = acc.time_ns, acc.octets, acc.header_octets, acc.tcp_window
     tcp_flags, ttl, direction = acc.tcp_flags, acc.ttl, acc.direction
     new_time_ns, new_octets, new_header_octets = new.time_ns, new.octets, new.header_octets
@@ -229,7 +275,7 @@ def _distribute(
         for row in range(start, stop):
             if _is_among_first(new, row, acc, head_packets):
                 _append_head(new, row, acc, partition[row], position[row])
-    return stop, full
+    return stop, full, event
 
 
 @njit(cache=True, nogil=True)
@@ -329,7 +375,8 @@ class Batcher:
         # Loads or compiles the kernel now, not when a packet is due.
         nothing, words = allocate(0), np.empty((0, 2), dtype=np.uint64)
         rows = np.empty(0, dtype=np.uint16)
-        _distribute(nothing, words, words, 0, 0, 0, self._acc, self._names.answers, rows, rows, 0)
+        events = _Events(NOTHING_TOLD, _NO_NUMBERS, 0, 0)
+        _distribute(nothing, words, words, 0, 0, 0, self._acc, self._names.answers, events, 0, rows, rows, 0)
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -347,34 +394,27 @@ class Batcher:
         return sum(array.nbytes for array in self._acc[:-3]) + self._names.state_bytes
 
     def add(
-        self, columns: PacketColumns, now_ns: int = 0, events: Sequence[Event] = ()
+        self, columns: PacketColumns, now_ns: int = 0, told: Told = NOTHING_TOLD, first_row: int = 0
     ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Take in packets and yield (partition, columns of a full batch) whenever a partition is full.
 
         ``now_ns`` is the time by the caller's clock for the linger; ``since_ns`` gives it back.
-        ``events`` are the names that these packets told, by row; a flow has a name from the packet on that
-        completed it, and what DNS told counts for the packets after it.
+        ``told`` is what these packets told: a flow has a name from the packet on that completed it, and what DNS
+        told counts for the packets after it. The events' rows count from ``first_row`` at the first packet; those of
+        other packets are left out.
         The yielded arrays are views that hold until the next step. Exhaust the iterator: the packets after an
         abandoned step are not taken in.
         """
         address_a, address_b = _words(columns.address_a), _words(columns.address_b)
         row, rows, head_packets = 0, columns.packets, self.extra.head_packets
         partition, position = np.empty(rows, dtype=np.uint16), np.empty(rows, dtype=np.uint16)
-        waiting = iter(events)
-        event = next(waiting, None)
+        event, stop = np.searchsorted(told.row, (first_row, first_row + rows)).tolist()
+        events = _Events(told, self._names.numbers(told, event, stop), event, first_row)
         while row < rows:
-            stop = rows if event is None else event.row + 1
-            row, full = _distribute(
-                columns, address_a, address_b, row, stop, now_ns, self._acc, self._names.answers,
-                partition, position, head_packets,
+            row, full, event = _distribute(
+                columns, address_a, address_b, row, rows, now_ns, self._acc, self._names.answers,
+                events, event, partition, position, head_packets,
             )  # fmt: skip
-            while event is not None and event.row < row:
-                if isinstance(event, Found):
-                    at = event.row
-                    self._names.add(int(partition[at]), int(position[at]), event.name, event.source)
-                else:
-                    self._names.learn(event, int(columns.time_ns[event.row]))
-                event = next(waiting, None)
             if full >= 0:
                 yield full, self._views(full)
                 self._clear(full)

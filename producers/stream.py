@@ -13,7 +13,8 @@ from producers.batcher import Batcher
 from producers.columns import PacketColumns
 from producers.config import ReplaySettings
 from producers.labels import LabelTable
-from producers.names.finder import Event, NameFinder
+from producers.names.finder import NameFinder
+from producers.names.told import NOTHING_TOLD
 from producers.pacing import Timeline
 from producers.payloads.stream import PayloadStream, waiting_since_ns
 from producers.probes import CaptureChain, ProbeSpec, moved
@@ -56,7 +57,7 @@ class ProbeStream:
         self.batcher = Batcher(partitions, settings.batch_packets, extra, names=settings.names)
         self._names = NameFinder() if settings.names else None
         self.payloads = payloads
-        self._events: list[Event] = []
+        self._told = NOTHING_TOLD
         self._sequencer = Sequencer(partitions, epoch)
         self._settings = settings
         self._labels = labels
@@ -137,7 +138,7 @@ class ProbeStream:
     def _next_block(self) -> tuple[str, PacketColumns | None]:
         point, columns = next(self._blocks, ("", None))
         if self._names is not None:
-            self._events = self._names.take()
+            self._told = self._names.take()
         return point, columns
 
     def _load(self) -> None:
@@ -162,8 +163,7 @@ class ProbeStream:
             if stop > start:
                 part = columns.part(start, stop)
                 self._row = stop
-                events = [e._replace(row=e.row - start) for e in self._events if start <= e.row < stop]
-                for partition, views in self.batcher.add(part, since, events):
+                for partition, views in self.batcher.add(part, since, self._told, start):
                     self._send(partition, views)
                 if self.payloads is not None:
                     self.payloads.add(self._point, columns, (start, stop), self._offset_ns, since)

@@ -12,7 +12,8 @@ import numpy as np
 
 from producers.batcher import Batcher
 from producers.columns import PacketColumns
-from producers.names.finder import Event, NameFinder
+from producers.names.finder import NameFinder
+from producers.names.told import NOTHING_TOLD
 from producers.sources.capture import Capture, open_capture
 from schemas.features import FeatureBatch
 from schemas.packets import PacketBatch
@@ -81,8 +82,8 @@ class Offline:
 
     def take(self, block: PacketColumns) -> Iterator[FeatureBatch]:
         """Yield the rows that a block, the one that the capture gave last, makes due."""
-        events: list[Event] = [] if self.names is None else self.names.take()
-        for number, columns in self.batcher.add(block, 0, events):
+        told = NOTHING_TOLD if self.names is None else self.names.take()
+        for number, columns in self.batcher.add(block, 0, told):
             yield from self._apply(number, columns)
 
     def end(self) -> Iterator[FeatureBatch]:

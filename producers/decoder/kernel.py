@@ -27,7 +27,7 @@ from producers.decoder.reasons import (
 from producers.decoder.spans import FRAGMENT, Spans
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
-from producers.names.spots import NOTHING, REST, begins_anew, kind_of, note
+from producers.names.spots import ANEW, NOTHING, REST, begins_anew, is_watched, kind_of, note
 from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS
 
@@ -111,7 +111,7 @@ def decode_frames(
     tcp_sequence, tcp_acknowledgment = out.tcp_sequence, out.tcp_acknowledgment
     head, head_length = out.heads, out.head_length
     wants_tcp, wants_head = len(tcp_sequence) > 0, len(head_length) > 0
-    settled, watched = state.spots.settled, state.spots.watched
+    watched = state.spots.watched
     is_spotting, place_mask = len(state.spots.row) > 0, np.uint64(len(watched) - 1)
     for i in range(count):
         start, time_ns = starts[i], times[i]
@@ -187,23 +187,19 @@ def decode_frames(
         if wants_head:
             head_length[row] = copy_head(raw, at, ip.stop, version, head, row)
         if is_spotting and ip.part == WHOLE:
-            place, payload = flow & place_mask, ip.transport + header - ip.header_octets
-            if begins_anew(protocol, flags) and settled[place] == flow:
-                settled[place] = 0
+            payload = ip.transport + header - ip.header_octets
             kind = kind_of(raw, payload, ip.stop, protocol, sent_ports)
-            if kind == NOTHING and watched[place] and payload < ip.stop:
+            if begins_anew(protocol, flags):
+                kind |= ANEW
+            elif (
+                kind == NOTHING
+                and watched[flow & place_mask]
+                and payload < ip.stop
+                and is_watched(state.spots, flow, is_from_b)
+            ):
                 kind = REST
             if kind != NOTHING:
-                note(
-                    state.spots,
-                    raw,
-                    kind,
-                    row,
-                    flow,
-                    ip.transport,
-                    payload,
-                    ip.stop,
-                    ip.stop - at >= ip.octets,
-                )
+                is_whole = ip.stop - at >= ip.octets
+                note(state.spots, raw, kind, row, flow, is_from_b, ip.transport, payload, ip.stop, is_whole)
         row += 1
     return row

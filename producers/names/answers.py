@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from producers.names.told import Told
 from schemas.flow_key import hash_words
 
 ROOM = 1 << 16
@@ -105,11 +106,13 @@ def _put(
     answers.name[at] = name
 
 
-def put(answers: Answers, server: bytes, client: bytes, now_ns: int, ttl_s: int, name: int) -> None:
-    """Enter that ``client`` (16 bytes) was told ``server`` (4 or 16) for the name of that number."""
-    version = 4 if len(server) == 4 else 6
-    s0, s1 = np.frombuffer(server.ljust(16, b"\0"), np.uint64)
-    c0, c1 = np.frombuffer(client, np.uint64)
-    until_ns = now_ns + min(max(ttl_s, LEAST_S), MOST_S) * 1_000_000_000
-    _put(answers, s0, s1, c0, c1, version, until_ns, name)
-    _put(answers, s0, s1, _ANY, _ANY, version, until_ns, name)
+@njit(cache=True, nogil=True)
+def learn(answers: Answers, told: Told, event: int, name: int, now_ns: int) -> None:
+    """Enter what an answer among the events told its client, from ``now_ns`` on; ``name`` is the name's number."""
+    until_ns = now_ns + min(max(told.ttl_s[event], LEAST_S), MOST_S) * 1_000_000_000
+    c0, c1 = told.client[event]
+    for i in range(told.address_stop[event - 1] if event else 0, told.address_stop[event]):
+        s0, s1 = told.address[i]
+        version = int(told.version[i])
+        _put(answers, s0, s1, c0, c1, version, until_ns, name)
+        _put(answers, s0, s1, _ANY, _ANY, version, until_ns, name)

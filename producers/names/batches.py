@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.names.answers import Answers, new_answers, put
-from producers.names.finder import Answered
+from producers.names.answers import Answers, new_answers
+from producers.names.told import Told
 from schemas.packets import join_names
 
 MOST_NAMES = 1 << 17
@@ -42,19 +42,11 @@ class BatchNames:
         arrays: tuple[NDArray[Any], ...] = (self.packet, self.name, self.source, *self.answers)
         return sum(array.nbytes for array in arrays)
 
-    def add(self, partition: int, packet: int, name: str, source: int) -> None:
-        """Name a packet of a partition's open batch: its last one."""
-        at = self.count[partition]
-        self.packet[partition, at] = packet
-        self.name[partition, at] = self._number(name)
-        self.source[partition, at] = source
-        self.count[partition] = at + 1
-
-    def learn(self, told: Answered, time_ns: int) -> None:
-        """Take in a DNS answer of that event time."""
-        name = self._number(told.answer.name)
-        for address in told.answer.addresses:
-            put(self.answers, address, told.client, time_ns, told.answer.ttl_s, name)
+    def numbers(self, told: Told, start: int, stop: int) -> NDArray[np.uint32]:
+        """Return the number of the name of each event from ``start`` up to ``stop``."""
+        if len(self._texts) >= MOST_NAMES:
+            self._tidy()
+        return np.array([self._number(name) for name in told.names(start, stop)], np.uint32)
 
     def columns(self, partition: int) -> dict[str, NDArray[Any]]:
         """Return the NAME_COLUMNS of a partition's open batch; none of them where it has no names."""
@@ -77,8 +69,6 @@ class BatchNames:
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)
         if number is None:
-            if len(self._texts) >= MOST_NAMES:
-                self._tidy()
             number = self._numbers[name] = len(self._texts)
             self._texts.append(name)
         return number

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
-from producers.names.text import host_name
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
-_HEADER = struct.Struct("!HHHHHH")
-_FIXED = struct.Struct("!HHIH")
+from producers.decoder.octets import u8, u16_big, u32_big, word_little
+from producers.names.text import NAME_ROOM, write_host
+from producers.names.told import ADDRESSES, EVENTS, MOST_ADDRESSES, Told, allocate_told, tell
+from schemas.packets import NameSource
+
+_DNS = int(NameSource.DNS)
+_HEADER, _FIXED = 12, 10
 _A, _CNAME, _AAAA, _INTERNET = 1, 5, 28, 1
-_MAX_RECORDS = 128
+_MAX_RECORDS = MOST_ADDRESSES
 _MAX_LABELS = 128
 _MAX_CHAIN = 16
+_NO_TEXT, _BROKEN = -1, -2
+_LONGEST_S = 0x7FFFFFFF
+_BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # of the hash FNV-1a
+_UPPER, _LOWER, _DOT = 65, 97, 46
 
 
 class DnsAnswer(NamedTuple):
@@ -25,98 +35,193 @@ class DnsAnswer(NamedTuple):
     """The least along the chain: how long the whole of it holds."""
 
 
-def parse_answer(message: bytes) -> DnsAnswer | None:
-    """Return what a DNS message answers; None for questions, errors, answers without addresses and broken bytes."""
-    try:
-        return _parse(message)
-    except (struct.error, IndexError):
-        return None
+class Records(NamedTuple):
+    """Room for the records of one message that count. Names stand there by their hash."""
+
+    owner: NDArray[np.uint64]
+    target: NDArray[np.uint64]
+    """Of an alias."""
+    kind: NDArray[np.int64]
+    ttl_s: NDArray[np.int64]
+    data: NDArray[np.int64]
+    """Index of the record's data."""
+    name: NDArray[np.uint8]
+    """(256,) the name read last"""
 
 
-def _parse(message: bytes) -> DnsAnswer | None:
-    _, flags, questions, answers, _, _ = _HEADER.unpack_from(message)
-    # A response (QR) to a plain query (opcode 0) without an error; one question, as everybody asks.
-    if not flags & 0x8000 or flags & 0x780F or questions != 1 or not answers:
-        return None
-    asked, at = _read_name(message, _HEADER.size)
-    if asked is None:
-        return None
-    at += 4
-    aliases: dict[bytes, tuple[bytes, int]] = {}
-    addresses: dict[bytes, list[tuple[bytes, int]]] = {}
-    try:
-        for _ in range(min(answers, _MAX_RECORDS)):
-            at = _read_record(message, at, aliases, addresses)
-    except (struct.error, IndexError):
-        pass  # cut short by the capture or by the server: what is whole counts
-    return _follow(asked, aliases, addresses)
-
-
-def _read_record(
-    message: bytes,
-    at: int,
-    aliases: dict[bytes, tuple[bytes, int]],
-    addresses: dict[bytes, list[tuple[bytes, int]]],
-) -> int:
-    """Take the record at ``at`` in, by its owner, and return the index after it."""
-    owner, at = _read_name(message, at)
-    kind, network, ttl_s, octets = _FIXED.unpack_from(message, at)
-    at += _FIXED.size
-    data = message[at : at + octets]
-    if len(data) < octets:
-        raise IndexError("the record ends early")
-    if owner is not None and network == _INTERNET:
-        if kind == _CNAME:
-            target, _ = _read_name(message, at)
-            if target is not None:
-                aliases[owner] = target, ttl_s
-        elif (kind == _A and octets == 4) or (kind == _AAAA and octets == 16):
-            addresses.setdefault(owner, []).append((data, ttl_s))
-    return at + octets
-
-
-def _follow(
-    asked: bytes, aliases: dict[bytes, tuple[bytes, int]], addresses: dict[bytes, list[tuple[bytes, int]]]
-) -> DnsAnswer | None:
-    """Return the addresses at the end of the chain of aliases that begins with the name asked for."""
-    name = host_name(asked)
-    least_s, owner = 0x7FFFFFFF, asked
-    for _ in range(_MAX_CHAIN):
-        if owner in addresses or owner not in aliases:
-            break
-        owner, ttl_s = aliases[owner]
-        least_s = min(least_s, ttl_s)
-    found = addresses.get(owner)
-    if not found or name is None:
-        return None
-    return DnsAnswer(
-        name, tuple(dict.fromkeys(a for a, _ in found)), min(least_s, *(ttl for _, ttl in found))
+def allocate_records() -> Records:
+    """Return room for the records of a message."""
+    rows = _MAX_RECORDS
+    return Records(
+        np.zeros(rows, np.uint64),
+        np.zeros(rows, np.uint64),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(rows, np.int64),
+        np.zeros(NAME_ROOM, np.uint8),
     )
 
 
-def _read_name(message: bytes, at: int) -> tuple[bytes | None, int]:
-    """Return (name in lower case, index after it); None for a name that is no text or goes in circles.
+@njit(cache=True, nogil=True)
+def _read_name(
+    data: NDArray[np.uint8], begin: int, at: int, stop: int, out: NDArray[np.uint8]
+) -> tuple[int, int, np.uint64]:
+    """Write the name at ``at``, in lower case, to ``out``; return (its length, index after it, its hash).
 
-    Pointers may only lead backwards, so that no name is without end.
+    The length is _NO_TEXT for a name that goes in circles and _BROKEN where it cannot be told where the name ends.
+    Pointers, which count from ``begin``, may only lead backwards, so that no name is without end.
     """
-    labels: list[bytes] = []
-    after, lowest, octets = -1, at, 0
+    after, lowest, filled, hashed = -1, at, 0, _BASIS
     for _ in range(_MAX_LABELS):
-        length = message[at]
+        if at >= stop:
+            break
+        length = u8(data, at)
         if length & 0xC0 == 0xC0:
-            target = (length & 0x3F) << 8 | message[at + 1]
-            after = at + 2 if after < 0 else after
+            if at + 1 >= stop:
+                break
+            target = begin + ((length & 0x3F) << 8 | u8(data, at + 1))
+            if after < 0:
+                after = at + 2
             if target >= lowest:
-                return None, after
+                return _NO_TEXT, after, hashed
             at = lowest = target
         elif length & 0xC0:
-            raise IndexError("a label of an unknown kind: where the name ends is unknown")
+            break  # a label of an unknown kind
         elif length == 0:
-            return b".".join(labels).lower(), at + 1 if after < 0 else after
+            return max(filled - 1, 0), at + 1 if after < 0 else after, hashed
         else:
-            octets += length + 1
-            if octets > 254:
-                raise IndexError("a name of more than 255 octets")
-            labels.append(message[at + 1 : at + 1 + length])
+            if filled + length + 1 > 254 or at + 1 + length > stop:
+                break
+            for i in range(length):
+                octet = u8(data, at + 1 + i)
+                if _UPPER <= octet < _UPPER + 26:
+                    octet += _LOWER - _UPPER
+                out[filled + i] = octet
+                hashed = (hashed ^ np.uint64(octet)) * _PRIME
+            out[filled + length] = _DOT
+            hashed = (hashed ^ np.uint64(_DOT)) * _PRIME
+            filled += length + 1
             at += 1 + length
-    raise IndexError("a name of too many labels")
+    return _BROKEN, at, hashed
+
+
+@njit(cache=True, nogil=True)
+def _read_records(
+    data: NDArray[np.uint8], begin: int, at: int, stop: int, count: int, records: Records
+) -> int:
+    """Read the records from ``at`` on up to the first one that is broken or cut short; return how many."""
+    n = 0
+    for _ in range(min(count, _MAX_RECORDS)):
+        length, at, owner = _read_name(data, begin, at, stop, records.name)
+        if length == _BROKEN or at + _FIXED > stop:
+            break
+        kind, network = u16_big(data, at), u16_big(data, at + 2)
+        ttl_s, octets = u32_big(data, at + 4), u16_big(data, at + 8)
+        at += _FIXED
+        if at + octets > stop:
+            break
+        if length >= 0 and network == _INTERNET:
+            records.owner[n], records.kind[n], records.ttl_s[n], records.data[n] = owner, kind, ttl_s, at
+            if kind == _CNAME:
+                length, _, records.target[n] = _read_name(data, begin, at, stop, records.name)
+                if length == _BROKEN:
+                    break
+                n += length >= 0
+            elif (kind == _A and octets == 4) or (kind == _AAAA and octets == 16):
+                n += 1
+        at += octets
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _end_of_chain(records: Records, count: int, asked: np.uint64) -> tuple[np.uint64, int]:
+    """Return (the name at the end of the aliases that begin with the name asked for, least TTL in s)."""
+    name, ttl_s = asked, _LONGEST_S
+    for _ in range(_MAX_CHAIN):
+        alias = -1
+        for n in range(count):
+            if records.owner[n] == name:
+                if records.kind[n] != _CNAME:
+                    return name, ttl_s
+                alias = n
+        if alias < 0:
+            break
+        name, ttl_s = records.target[alias], min(ttl_s, records.ttl_s[alias])
+    return name, ttl_s
+
+
+@njit(cache=True, nogil=True)
+def _enter(told: Told, first: int, data: NDArray[np.uint8], at: int, version: int) -> None:
+    """Append the address at ``at``, unless it is among those from ``first`` on."""
+    second = np.uint64(0)
+    if version == 4:
+        word = np.uint64(data[at]) | np.uint64(data[at + 1]) << np.uint64(8)
+        word |= np.uint64(data[at + 2]) << np.uint64(16) | np.uint64(data[at + 3]) << np.uint64(24)
+    else:
+        word, second = word_little(data, at), word_little(data, at + 8)
+    n = told.filled[ADDRESSES]
+    for other in range(first, n):
+        if (
+            told.address[other, 0] == word
+            and told.address[other, 1] == second
+            and told.version[other] == version
+        ):
+            return
+    told.address[n, 0], told.address[n, 1], told.version[n] = word, second, version
+    told.filled[ADDRESSES] = n + 1
+
+
+@njit(cache=True, nogil=True)
+def tell_answer(
+    told: Told,
+    data: NDArray[np.uint8],
+    begin: int,
+    stop: int,
+    row: int,
+    client: NDArray[np.uint64],
+    records: Records,
+    name: NDArray[np.uint8],
+) -> bool:
+    """Append what the DNS message ``data[begin:stop]`` answers to ``told``, which must have room.
+
+    Returns False for questions, errors, answers without addresses and broken bytes.
+    """
+    if stop - begin < _HEADER:
+        return False
+    flags, answers = u16_big(data, begin + 2), u16_big(data, begin + 6)
+    # A response (QR) to a plain query (opcode 0) without an error; one question, as everybody asks.
+    if not flags & 0x8000 or flags & 0x780F or u16_big(data, begin + 4) != 1 or not answers:
+        return False
+    length, at, asked = _read_name(data, begin, begin + _HEADER, stop, records.name)
+    length = write_host(records.name, 0, length, name)
+    if length < 0:
+        return False
+    count = _read_records(data, begin, at + 4, stop, answers, records)
+    end, ttl_s = _end_of_chain(records, count, asked)
+    first = told.filled[ADDRESSES]
+    for n in range(count):
+        if records.kind[n] != _CNAME and records.owner[n] == end:
+            _enter(told, first, data, records.data[n], 4 if records.kind[n] == _A else 6)
+            ttl_s = min(ttl_s, records.ttl_s[n])
+    if told.filled[ADDRESSES] == first:
+        return False
+    n = told.filled[EVENTS]
+    told.ttl_s[n], told.client[n, 0], told.client[n, 1] = ttl_s, client[0], client[1]
+    tell(told, row, _DNS, name, length)
+    return True
+
+
+def parse_answer(message: bytes) -> DnsAnswer | None:
+    """Return what a DNS message answers; None for questions, errors, answers without addresses and broken bytes."""
+    told, client = allocate_told(), np.zeros(2, np.uint64)
+    name = np.empty(NAME_ROOM, np.uint8)
+    data = np.frombuffer(message, np.uint8)
+    if not tell_answer(told, data, 0, len(data), 0, client, allocate_records(), name):
+        return None
+    count = int(told.filled[ADDRESSES])
+    addresses = zip(told.address[:count], told.version[:count].tolist(), strict=True)
+    return DnsAnswer(
+        told.names(0, 1)[0],
+        tuple(words.tobytes()[: 4 if version == 4 else 16] for words, version in addresses),
+        int(told.ttl_s[0]),
+    )

@@ -17,11 +17,11 @@ from producers.names.text import Verdict
 from producers.names.tls import MAX_HELLO, name_in_hello
 
 VERSION_1, VERSION_2 = 0x00000001, 0x6B3343CF
-_MAX_CONNECTION_ID = 20
-_TAG, _SAMPLE = 16, 16
-_MAX_PARTS = 64
+MAX_CONNECTION_ID = 20
+TAG, SAMPLE = 16, 16
+MAX_PARTS = 64
 _MAX_KEYS = 4
-_PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO = 0, 1, 2, 3, 6
+PADDING, PING, ACK, ACK_ECN, CRYPTO = 0, 1, 2, 3, 6
 
 
 class _Version(NamedTuple):
@@ -32,7 +32,7 @@ class _Version(NamedTuple):
     """Value of the two bits that tell the type of a long header packet."""
 
 
-_VERSIONS = {
+VERSIONS = {
     VERSION_1: _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic", 0),
     VERSION_2: _Version(bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2", 1),
 }
@@ -58,16 +58,19 @@ class Initial(NamedTuple):
     end: int
 
 
-def _expand(secret: bytes, label: bytes, octets: int) -> bytes:
-    """HKDF-Expand-Label of RFC 8446 for results of at most one hash."""
+def expand_message(label: bytes, octets: int) -> bytes:
+    """Return what HKDF-Expand-Label of RFC 8446 hashes for a result of at most one hash."""
     full = b"tls13 " + label
-    info = octets.to_bytes(2, "big") + bytes((len(full),)) + full + b"\0"
-    return hmac.digest(secret, info + b"\1", "sha256")[:octets]
+    return octets.to_bytes(2, "big") + bytes((len(full),)) + full + b"\0\1"
+
+
+def _expand(secret: bytes, label: bytes, octets: int) -> bytes:
+    return hmac.digest(secret, expand_message(label, octets), "sha256")[:octets]
 
 
 def client_keys(version: int, connection_id: bytes) -> InitialKeys:
     """Return the client's keys for the destination connection id of its first packet (RFC 9001, 5.2)."""
-    salt, label, _ = _VERSIONS[version]
+    salt, label, _ = VERSIONS[version]
     secret = _expand(hmac.digest(salt, connection_id, "sha256"), b"client in", 32)
     return InitialKeys(
         _expand(secret, label + b" key", 16),
@@ -92,9 +95,9 @@ def find_initials(datagram: bytes) -> list[Initial]:
         while at < len(datagram) and datagram[at] & 0xC0 == 0xC0:
             first, begin = datagram[at], at
             version = int.from_bytes(datagram[at + 1 : at + 5], "big")
-            if version not in _VERSIONS:
+            if version not in VERSIONS:
                 break
-            kind = (first >> 4 & 3) - _VERSIONS[version].initial & 3
+            kind = (first >> 4 & 3) - VERSIONS[version].initial & 3
             if kind == 3:  # Retry: has no length, and nothing follows it
                 break
             at += 5
@@ -102,7 +105,7 @@ def find_initials(datagram: bytes) -> list[Initial]:
             connection_id = datagram[at + 1 : at + 1 + size]
             at += 1 + size
             at += 1 + datagram[at]
-            if size > _MAX_CONNECTION_ID:
+            if size > MAX_CONNECTION_ID:
                 break
             if kind == 0:
                 token, at = _varint(datagram, at)
@@ -119,8 +122,8 @@ def find_initials(datagram: bytes) -> list[Initial]:
 def decrypt(datagram: bytes, packet: Initial, keys: InitialKeys) -> bytes | None:
     """Return the frames of an Initial packet, or None where the keys are not its keys."""
     at = packet.number_at
-    sample = datagram[at + 4 : at + 4 + _SAMPLE]
-    if len(sample) < _SAMPLE or packet.end - at < 4 + _TAG:
+    sample = datagram[at + 4 : at + 4 + SAMPLE]
+    if len(sample) < SAMPLE or packet.end - at < 4 + TAG:
         return None
     # One block of the cipher, as RFC 9001 (5.4.3) has it.
     mask = Cipher(algorithms.AES(keys.header), modes.ECB()).encryptor().update(sample)  # noqa: S305
@@ -144,18 +147,18 @@ def crypto_parts(frames: bytes) -> list[tuple[int, bytes]]:
         while at < len(frames):
             kind = frames[at]
             at += 1
-            if kind == _PADDING:
+            if kind == PADDING:
                 at = len(frames) - len(frames[at:].lstrip(b"\0"))
-            elif kind in (_ACK, _ACK_ECN):
+            elif kind in (ACK, ACK_ECN):
                 at = _skip_ack(frames, at, kind)
-            elif kind == _CRYPTO:
+            elif kind == CRYPTO:
                 offset, at = _varint(frames, at)
                 length, at = _varint(frames, at)
                 if at + length > len(frames):
                     break
                 parts.append((offset, frames[at : at + length]))
                 at += length
-            elif kind != _PING:  # closing, or none that belongs here
+            elif kind != PING:  # closing, or none that belongs here
                 break
     except IndexError:
         pass
@@ -166,7 +169,7 @@ def _skip_ack(frames: bytes, at: int, kind: int) -> int:
     _, at = _varint(frames, at)
     _, at = _varint(frames, at)
     ranges, at = _varint(frames, at)
-    for _ in range(min(2 * ranges + 1, len(frames)) + (3 if kind == _ACK_ECN else 0)):
+    for _ in range(min(2 * ranges + 1, len(frames)) + (3 if kind == ACK_ECN else 0)):
         _, at = _varint(frames, at)
     return at
 
@@ -187,7 +190,7 @@ class QuicHello:
             for offset, part in crypto_parts(frames):
                 if offset + len(part) <= MAX_HELLO and len(part) > len(self._parts.get(offset, b"")):
                     self._parts[offset] = part
-        if len(self._parts) > _MAX_PARTS:
+        if len(self._parts) > MAX_PARTS:
             return Verdict.NOTHING
         hello = self._together()
         return name_in_hello(hello) if hello else Verdict.MORE

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from producers.decoder.octets import u8, u16_big, u32_big
 from schemas.flow_key import TCP, UDP
 
-NOTHING, TLS, QUIC, HTTP, DNS, DNS_OVER_TCP, REST = 0, 1, 2, 3, 4, 5, 6
-"""What a payload looks like; REST is any payload of a flow whose name is waited for."""
+NOTHING, TLS, QUIC, HTTP, DNS, DNS_OVER_TCP, REST, ANEW = 0, 1, 2, 3, 4, 5, 6, 8
+"""What a payload looks like; REST is any payload of a flow whose name is waited for. ANEW is added where the packet
+opens a connection: what was known of its ports' former one counts no more."""
 
 _DNS_PORT = 53
 _SYN_ACK, _SYN = 0x12, 0x02
@@ -24,7 +25,8 @@ _GET, _POST, _HEAD, _PUT, _DELE, _OPTI, _PATC = (
     int.from_bytes(word, "big") for word in (b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC")
 )
 WATCH = 32
-"""Packets noted after one that tells the beginning of a name, both directions counted."""
+"""Packets noted in the same direction after one that tells the beginning of a name."""
+_FROM_B = 128
 _FLOWS = 1 << 16
 _FLOW_MASK = np.uint64(_FLOWS - 1)
 
@@ -47,10 +49,14 @@ class Spots(NamedTuple):
     """(65536,) by the last bits of the flow hash: the hash of a flow that needs no look any more."""
     watched: NDArray[np.uint8]
     """(65536,) by the same bits: how many packets more are noted whatever they look like, since what a flow tells
-    goes on in them."""
+    goes on in them; and, in the highest bit, the direction in which it tells it."""
+    watched_flow: NDArray[np.uint64]
+    """(65536,) which flow that is."""
+    waiting: NDArray[np.uint16]
+    """(65536,) by the same bits: of how many flows the finder waits for more."""
 
 
-def allocate_spots(rows: int, settled: NDArray[np.uint64] | None = None) -> Spots:
+def allocate_spots(rows: int) -> Spots:
     """Return an empty list with room for ``rows`` packets; 0 rows: nothing is looked for."""
     flows = _FLOWS if rows else 1
     return Spots(
@@ -60,13 +66,21 @@ def allocate_spots(rows: int, settled: NDArray[np.uint64] | None = None) -> Spot
         np.zeros(rows, np.int64),
         np.zeros(rows, np.int64),
         np.zeros(rows, np.int64),
-        np.zeros(flows, np.uint64) if settled is None else settled,
+        np.zeros(flows, np.uint64),
         np.zeros(flows, np.uint8),
+        np.zeros(flows, np.uint64),
+        np.zeros(flows, np.uint16),
     )
 
 
+def longer(spots: Spots, rows: int) -> Spots:
+    """Return an empty list with room for ``rows`` packets that knows of flows what another does."""
+    fresh = allocate_spots(rows)
+    return Spots(*fresh[:6], *spots[6:])
+
+
 def place_of(flow_hash: int) -> int:
-    """Return a flow's place in ``settled`` and ``watched``."""
+    """Return a flow's place in the arrays by flow."""
     return flow_hash & (_FLOWS - 1)
 
 
@@ -109,7 +123,14 @@ def goes_on(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> bool:
         if stop - at < 9:
             return True
         return stop - at < 9 + ((u8(raw, at + 6) << 16) | u16_big(raw, at + 7))
-    return kind == HTTP and u16_big(raw, stop - 2) != 0x0D0A
+    return kind == HTTP and u32_big(raw, stop - 4) != 0x0D0A0D0A
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def is_watched(spots: Spots, flow_hash: np.uint64, direction: int) -> bool:
+    """Return whether any packet of a flow's direction is to be noted; ask where ``watched`` is not 0."""
+    place = flow_hash & _FLOW_MASK
+    return bool(spots.watched_flow[place] == flow_hash and spots.watched[place] >> 7 == direction)
 
 
 @njit(cache=True, nogil=True)
@@ -119,6 +140,7 @@ def note(
     kind: int,
     row: int,
     flow_hash: np.uint64,
+    direction: int,
     transport: int,
     payload: int,
     stop: int,
@@ -128,14 +150,18 @@ def note(
 
     ``is_whole``: the capture has all of the packet; after one that it cut, nothing can be put together.
     """
-    place = flow_hash & _FLOW_MASK
-    if kind != DNS and kind != DNS_OVER_TCP:
+    place, looks = flow_hash & _FLOW_MASK, kind & ~ANEW
+    if kind & ANEW:
         if spots.settled[place] == flow_hash:
-            return
-        if kind == REST:
-            spots.watched[place] -= 1
-        elif is_whole and goes_on(raw, payload, stop, kind):
-            spots.watched[place] = WATCH
+            spots.settled[place] = 0
+    elif looks != DNS and looks != DNS_OVER_TCP and spots.settled[place] == flow_hash:
+        return
+    if looks == REST:
+        left = (spots.watched[place] & ~_FROM_B) - 1
+        spots.watched[place] = left | (spots.watched[place] & _FROM_B) if left else 0
+    elif looks in (TLS, HTTP) and is_whole and goes_on(raw, payload, stop, looks):
+        spots.watched[place] = WATCH | (_FROM_B if direction else 0)
+        spots.watched_flow[place] = flow_hash
     n = spots.noted[0]
     spots.noted[0] = n + 1
     spots.row[n], spots.kind[n] = row, kind
@@ -146,3 +172,17 @@ def note(
 def begins_anew(protocol: int, flags: int) -> bool:
     """Return whether a packet asks for a new connection: its ports' former one tells nothing about it."""
     return protocol == TCP and flags & _SYN_ACK == _SYN
+
+
+def watch(spots: Spots, flow_hash: int, direction: int) -> None:
+    """Have a flow's next packets in a direction noted, whatever they look like."""
+    place = place_of(flow_hash)
+    spots.watched[place] = WATCH | (_FROM_B if direction else 0)
+    spots.watched_flow[place] = flow_hash
+
+
+def forget_watch(spots: Spots, flow_hash: int) -> None:
+    """Have a flow's packets noted no more for what was waited for."""
+    place = place_of(flow_hash)
+    if int(spots.watched_flow[place]) == flow_hash:
+        spots.watched[place] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import shutil
 import struct
@@ -10,18 +11,32 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producers.batcher import Batcher
 from producers.names import finder as finder_module
-from producers.names.finder import Answered, Event, Found, NameFinder
+from producers.names.finder import NameFinder
+from producers.names.told import Told
 from producers.sources.capture import open_capture
 from schemas.packets import NameSource, PacketBatch, decode_packet_batch, split_names
 from tests.producers.frames import TCP, UDP, Record, ethernet, ip4, pcap
 from tests.producers.names.hellos import a, crypto, dns, hello, initial, records
+
+
+class Event(NamedTuple):
+    """An event as tests read it."""
+
+    row: int
+    name: str
+    source: NameSource
+    client: str = ""
+    addresses: tuple[str, ...] = ()
+
 
 CLIENT, SERVER, RESOLVER = "10.0.0.1", "192.0.2.1", "10.0.0.53"
 QUESTION = b"\xc0\x0c"
@@ -52,12 +67,29 @@ def write(path: Path, frames: Sequence[bytes]) -> Path:
     return path
 
 
+def text_of(words: np.ndarray, version: int) -> str:  # type: ignore[type-arg]
+    return str(ipaddress.ip_address(words.tobytes()[: 4 if version == 4 else 16]))
+
+
+def events_in(told: Told, before: int = 0) -> list[Event]:
+    out, first = [], 0
+    for n, name in enumerate(told.names(0, len(told.row))):
+        event = Event(int(told.row[n]) + before, name, NameSource(told.source[n]))
+        if event.source == NameSource.DNS:
+            last = int(told.address_stop[n])
+            addresses = [text_of(told.address[i], told.version[i]) for i in range(first, last)]
+            event = event._replace(client=text_of(told.client[n], 4), addresses=tuple(addresses))
+            first = last
+        out.append(event)
+    return out
+
+
 def events_of(tmp_path: Path, frames: Sequence[bytes], block: int = 8192) -> list[Event]:
     path = write(tmp_path / "made.pcap", frames)
     finder, out, before = NameFinder(), [], 0
     with open_capture(str(path), names=finder) as capture:
         for columns in capture.blocks(block):
-            out += [event._replace(row=event.row + before) for event in finder.take()]
+            out += events_in(finder.take(), before)
             before += columns.packets
     return out
 
@@ -99,7 +131,7 @@ def test_a_hello_in_segments_out_of_order(tmp_path: Path) -> None:
     cuts = [(0, 200), (500, 800), (200, 500), (800, len(data))]
     frames = [tcp(data[x:y], base + x) for x, y in cuts]
     assert events_of(tmp_path, [*frames, tcp(b"more", base + len(data))]) == [
-        Found(3, "www.example.com", NameSource.TLS_SNI)
+        Event(3, "www.example.com", NameSource.TLS_SNI)
     ]
 
 
@@ -113,13 +145,13 @@ def test_any_segments_and_blocks(tmp_path_factory: pytest.TempPathFactory, seed:
     first, rest = parts[0], parts[1:]
     draw.shuffle(rest)
     found = events_of(tmp_path_factory.mktemp("made"), [first, *rest], block)
-    assert [event.name for event in found if isinstance(event, Found)] == ["www.example.com"]
+    assert [event.name for event in found] == ["www.example.com"]
 
 
 def test_data_on_the_syn(tmp_path: Path) -> None:
     data = records(hello(b"example.com", 100))
     frames = [tcp(data[:50], 99, flags=0x02), tcp(data[50:], 150)]
-    assert events_of(tmp_path, frames) == [Found(1, "example.com", NameSource.TLS_SNI)]
+    assert events_of(tmp_path, frames) == [Event(1, "example.com", NameSource.TLS_SNI)]
 
 
 def test_http_and_quic_and_the_servers_side(tmp_path: Path) -> None:
@@ -133,8 +165,8 @@ def test_http_and_quic_and_the_servers_side(tmp_path: Path) -> None:
         tcp(b"GET / HTTP/1.1\r\nHost: again.example\r\n\r\n", 39, ports=(40001, 80)),
     ]
     assert events_of(tmp_path, frames) == [
-        Found(3, "quic.example", NameSource.QUIC_SNI),
-        Found(4, "http.example", NameSource.HTTP_HOST),
+        Event(3, "quic.example", NameSource.QUIC_SNI),
+        Event(4, "http.example", NameSource.HTTP_HOST),
     ]
 
 
@@ -142,7 +174,7 @@ def test_ports_used_again_are_another_connection(tmp_path: Path) -> None:
     frames = []
     for name, base in ((b"one.example", 100), (b"two.example", 90_000)):
         frames += [tcp(b"", base, flags=0x02), tcp(records(hello(name)), base + 1)]
-    assert [event.name for event in events_of(tmp_path, frames) if isinstance(event, Found)] == [
+    assert [event.name for event in events_of(tmp_path, frames)] == [
         "one.example",
         "two.example",
     ]
@@ -156,10 +188,8 @@ def test_dns_over_tcp_in_pieces(tmp_path: Path) -> None:
     frames = [
         tcp(messages[x : x + 30], 5 + x, RESOLVER, CLIENT, (53, 40000)) for x in range(0, len(messages), 30)
     ]
-    told = [event for event in events_of(tmp_path, frames) if isinstance(event, Answered)]
-    assert [(event.answer.name, event.client[:4]) for event in told] == [
-        ("a.example", b"\x0a\0\0\x01"),
-        ("b.example", b"\x0a\0\0\x01"),
+    assert [event[1:] for event in events_of(tmp_path, frames)] == [
+        (name, NameSource.DNS, CLIENT, (SERVER,)) for name in ("a.example", "b.example")
     ]
 
 
@@ -231,8 +261,8 @@ def found_in(path: Path) -> Counter[str]:
         for _ in capture.blocks():
             names.update(
                 event.name
-                for event in finder.take()
-                if isinstance(event, Found) and event.source in (NameSource.TLS_SNI, NameSource.QUIC_SNI)
+                for event in events_in(finder.take())
+                if event.source in (NameSource.TLS_SNI, NameSource.QUIC_SNI)
             )
     return names
 
