@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from infra.broker.embedded import EmbeddedBroker
@@ -15,6 +16,10 @@ use_kernel_cache()  # before any test module imports Numba
 
 # A shell that runs this in the background has SIGINT ignored, which children would inherit; tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about the machine, and the compiler's cache, than about the code.
+hypothesis.settings.register_profile("flowgauge", deadline=None)
+hypothesis.settings.load_profile("flowgauge")
 
 ROOT = Path(__file__).resolve().parents[1]
 
