@@ -67,7 +67,8 @@ def packets(
         bool, typer.Option("--speeds/--no-speeds", help="Measure packets/s and memory.")
     ] = True,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two budgets, 2,000 packets, 8 epochs: minutes, for a first look.")
+        bool,
+        typer.Option("--quick", help="Two budgets, five models, 2,000 packets, 8 epochs: for a first look."),
     ] = False,
 ) -> int:
     """Train every model at every budget, learning rate and seed, on both splits, and write `report.md`.

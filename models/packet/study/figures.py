@@ -60,7 +60,9 @@ def draw(folder: Path, figure: Figure) -> str:
     for line in figure.lines:
         place = right if right is not None and line.right else axes
         style = {"color": line.colour, "linestyle": "--" if line.dashed else "-", "label": line.label}
-        place.errorbar(line.x, line.y, yerr=line.error or None, marker="o", markersize=3, capsize=2, **style)
+        # A line of one point has no dashes to tell it by.
+        style["markerfacecolor"] = "white" if line.dashed else line.colour
+        place.errorbar(line.x, line.y, yerr=line.error or None, marker="o", markersize=4, capsize=2, **style)
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     if figure.log_x:
         axes.set_xscale("log")

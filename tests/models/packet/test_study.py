@@ -102,7 +102,8 @@ def test_the_test_packets_do_not_choose_the_rate(tmp_path: Path) -> None:
 def test_points_cover_the_plan_once() -> None:
     keys = Plan(seeds=2).keys()
     assert len(keys) == len(set(keys)) == 2 * 2 * (6 * 15 * 3 + 3)
-    assert len(quick(Plan()).keys()) == 2 * (6 * 2 + 1)
+    assert len(quick(Plan()).keys()) == 2 * (4 * 2 + 1)
+    assert quick(Plan(kinds=("mlp-embedding",))).kinds == ("mlp-embedding",)
 
 
 @pytest.mark.parametrize(
