@@ -90,7 +90,7 @@ def test_packet_columns_of_another_length_are_refused(column: str) -> None:
 @pytest.mark.parametrize("column", [c.name for c in FEATURE_COLUMNS])
 def test_plain_feature_columns_of_another_length_are_refused(column: str) -> None:
     """Batches were not packed once."""
-    plain = {
+    plain: dict[str, Any] = {
         **pack(decode_feature_batch(message("FeatureBatch")).columns, FEATURE_COLUMNS),
         "service_rows": 0,
     }

@@ -48,7 +48,8 @@ class Flow:
 def flows_of(path: Path, features: tuple[str, ...], depth: int = 8) -> list[tuple[dict[str, Any], Flow]]:
     """Return (row, flow) of each five-tuple of a capture that was one flow, its packets from source to end."""
     engine = FeatureEngine(features, kind="flow", depth=depth, settings=SETTINGS)
-    (partition,), batcher, flows = engine.partitions(1), engine.batcher(1), defaultdict(Flow)
+    (partition,), batcher = engine.partitions(1), engine.batcher(1)
+    flows: defaultdict[tuple[Any, ...], Flow] = defaultdict(Flow)
     batches, rows = [], []
     with open_capture(str(path)) as capture:
         for block in capture.blocks(extra=engine.needs):
@@ -58,15 +59,16 @@ def flows_of(path: Path, features: tuple[str, ...], depth: int = 8) -> list[tupl
         keys = [key_of(columns, f) for f in range(len(columns["flow_hash"]))]
         for packet in packets_of(columns):
             flows[keys[packet["flow_index"]]].packets.append(packet)
-        extra = {"head_packets": engine.needs.head_packets, "head_octets": engine.needs.head_octets}
-        rows += list(
-            partition.apply(PacketBatch("p", 1, 0, 1, sequence, 0, columns, replayed=True, **extra), 0, 0)
-        )
+        batch = PacketBatch(
+            "p", 1, 0, 1, sequence, 0, columns, replayed=True,
+            head_packets=engine.needs.head_packets, head_octets=engine.needs.head_octets,
+        )  # fmt: skip
+        rows += list(partition.apply(batch, 0, 0))
     rows += list(partition.end_all(0))
-    for batch in rows:
-        for i in range(batch.rows):
-            row = {name: column[i] for name, column in batch.columns.items() if name != "features"}
-            row |= dict(zip(batch.feature_names, batch.columns["features"][i].tolist(), strict=True))
+    for made in rows:
+        for i in range(made.rows):
+            row = {name: column[i] for name, column in made.columns.items() if name != "features"}
+            row |= dict(zip(made.feature_names, made.columns["features"][i].tolist(), strict=True))
             ends = [
                 (row[f"{end}_address"].tobytes(), int(row[f"{end}_port"]))
                 for end in ("source", "destination")
@@ -89,7 +91,7 @@ def key_of(columns: dict[str, Any], f: int) -> tuple[Any, ...]:
 
 
 def packets_of(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    names = (
+    names = [
         "flow_index",
         "time_ns",
         "octets",
@@ -98,8 +100,8 @@ def packets_of(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "tcp_window",
         "ttl",
         "direction",
-    )
-    names += tuple(n for n in ("tcp_sequence", "tcp_acknowledgment") if len(columns.get(n, ())))
+    ]
+    names += [n for n in ("tcp_sequence", "tcp_acknowledgment") if len(columns.get(n, ()))]
     heads, at = {}, 0
     for place, length in zip(columns["head_packet"].tolist(), columns["head_length"].tolist(), strict=True):
         heads[place] = columns["head"][at : at + length].tobytes()
@@ -149,9 +151,9 @@ def check_statistics(row: dict[str, Any], flow: Flow) -> None:
     for name, x in (("octets", octets), ("gap_us", gaps)):
         for share in SHARES:
             told = row[f"{name}_p{round(100 * share)}"]
-            wanted = np.quantile(x, share, method="inverted_cdf") if len(x) else 0
+            value = np.quantile(x, share, method="inverted_cdf") if len(x) else 0
             # "To within an eighth"; below 1 all values share a bin, whose middle is 1.125.
-            assert told == 1.125 if len(x) > 0 and wanted < 1 else abs(told - wanted) <= wanted / 8 * 1.001
+            assert told == 1.125 if len(x) > 0 and value < 1 else abs(told - value) <= value / 8 * 1.001
 
 
 def check_activity(row: dict[str, Any], flow: Flow) -> None:
