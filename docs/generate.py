@@ -34,6 +34,8 @@ from streams.feature import Feature, available_features, load_feature
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE_DEPTH = 8
+COLUMNS_TOLD = 64
+"""Columns of a feature that its table shows; some have hundreds alike."""
 Rows = Iterable[Sequence[object]]
 
 
@@ -218,7 +220,7 @@ def _needs(feature: Feature) -> str:
 def _shown_columns(feature: Feature) -> list[list[str]]:
     """Return the columns as table rows; of hundreds alike only the first."""
     columns = feature.columns(EXAMPLE_DEPTH)
-    rows = [[f"`{c.name}`", c.unit, c.doc] for c in columns[:64]]
+    rows = [[f"`{c.name}`", c.unit, c.doc] for c in columns[:COLUMNS_TOLD]]
     if len(columns) > len(rows):
         rows.append(["…", "", f"{len(columns):,} columns in all, to `{columns[-1].name}`"])
     return rows
@@ -346,7 +348,7 @@ def from_root(name: str) -> Callable[[], str]:
         text = (ROOT / name).read_text(encoding="utf-8")
         for file, page in {"README.md": "index.md", **{v: k for k, v in FROM_ROOT.items()}}.items():
             text = text.replace(f"({file})", f"({page})")
-        return text
+        return text.replace("](docs/", "](")
 
     return make
 
