@@ -21,7 +21,7 @@ from flowgauge.interrupt import stopping
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
 from flowgauge.wanted import flow_rules
-from models.packet.build import BuildOptions, Built, build
+from models.packet.build import BuildOptions, Built, build, check_folder
 from models.packet.choose import ClassRules
 from producers.config import BusSettings
 from producers.sources.capture import STDIN
@@ -39,6 +39,7 @@ def run(
     groups: Path | None,
     output: Path,
     per_class: int,
+    per_flow: int | None,
     seed: int,
     rules: ClassRules,
     as_json: bool,
@@ -50,6 +51,7 @@ def run(
     names = [Path(path).name for path in captures]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SettingsError(f"dataset: two captures are named {sorted(twice)[0]}")
+    check_folder(output)
     table = groups or groups_beside(labels)
     with stopping() as stop, progress("read") as update:
         found = label_captures(
@@ -63,6 +65,7 @@ def run(
         )
         options = BuildOptions(
             per_class=per_class,
+            per_flow=per_flow,
             seed=seed,
             rules=rules,
             flow_rules=flow_rules(streams),

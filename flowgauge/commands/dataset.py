@@ -21,6 +21,10 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the data set.")],
     per_class: Annotated[int, typer.Option(min=3, metavar="M", help="Most packets of a class.")] = 10_000,
+    per_flow: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Most packets of a flow; else only --per-class bounds it."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all that is drawn.")] = 1,
     classes: Annotated[
         list[str] | None,
@@ -44,6 +48,14 @@ def command(
     min_groups: Annotated[
         int, typer.Option(min=1, metavar="N", help="Independent captures a class must have.")
     ] = 1,
+    min_part: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Packets that train, validation and test must each get of a class, no flow or capture divided.",
+        ),
+    ] = 0,
     groups: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +79,7 @@ def command(
     from models.packet.choose import ClassRules
 
     rules = ClassRules(
-        tuple(classes or ()), tuple(leave_out or ()), top, top_by, min_packets, min_flows, min_groups
+        tuple(classes or ()), tuple(leave_out or ()), top, top_by, min_packets, min_flows, min_groups, min_part
     )
     effective = load(config, {}, settings or ())
-    return run(effective, captures, labels, groups, output, per_class, seed, rules, as_json)
+    return run(effective, captures, labels, groups, output, per_class, per_flow, seed, rules, as_json)

@@ -7,6 +7,7 @@ chosen. What is kept in memory grows with the flows, not with the packets.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,9 @@ from schemas.payloads import MASKED_OCTETS
 
 PROBE = "offline"
 """Name of the probe that is a part of the flow ids."""
+_PARTS = ("train", "validation", "test")
+_THIN = 0.5
+"""A part that has less than this of its share is told of."""
 _DICE = np.uint64(0xD6E8FEB86659FD93)
 
 OnProgress = Callable[[int, float], None]
@@ -58,6 +62,8 @@ class BuildOptions:
     """What to make."""
 
     per_class: int = 10_000
+    per_flow: int | None = None
+    """Most packets of a flow; None: as many as ``per_class`` allows."""
     seed: int = 1
     rules: ClassRules = field(default_factory=ClassRules)
     flow_rules: FlowRules = field(default_factory=FlowRules)
@@ -184,6 +190,14 @@ class _Reading:
             self._on_progress(self.read, done)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a data set may be written there: nothing is, or a data set that it replaces."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: holds something else than a data set; give another folder")
+
+
 def build(
     folder: Path,
     sources: Sequence[Source],
@@ -206,8 +220,7 @@ def build(
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
-        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            raise InputError(f"{folder}: holds something else than a data set; give another folder")
+        check_folder(folder)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         built = _build(part, sources, labels, options, on_progress)
@@ -235,7 +248,9 @@ def _build(
         raise InputError("no label fits a flow of the captures, so there is nothing to learn from")
     names = {name: i for i, name in enumerate(sorted({source.group for source in sources}))}
     group = np.array([names[source.group] for source in sources], np.int64)
-    found = candidates(tuple(labels), flows.label, packets, flows.source, group)
+    found = candidates(
+        tuple(labels), flows.label, packets, flows.source, group, options.per_class, options.per_flow
+    )
     kept, notes = choose_classes(found, options.rules)
 
     class_of_label = np.full(len(labels), -1, np.int64)
@@ -244,14 +259,25 @@ def _build(
     needed = np.zeros(len(packets), np.int64)
     for number in range(len(kept)):
         mine = np.flatnonzero(flow_class == number)
-        needed[mine] = quotas(packets[mine], options.per_class)
+        needed[mine] = quotas(packets[mine], options.per_class, options.per_flow)
     arrays = _write(folder, flows, flow_class, packets, needed, options.seed, reading)
     notes += _split(arrays, group, kept, options.seed)
-    manifest = _manifest(arrays, sources, kept, reading, options)
+    manifest = {**_manifest(arrays, sources, kept, reading, options), "notes": notes}
     for array in arrays.values():
         array.flush()
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return Built(manifest, notes)
+
+
+def _array(path: Path, dtype: str, shape: tuple[int, ...]) -> Any:
+    """Return a new array in a file that has its whole place on the disk.
+
+    Without, a full disk would be found at a write to the map, and end the process by SIGBUS.
+    """
+    array = open_memmap(path, "w+", np.dtype(dtype), shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _write(
@@ -266,8 +292,7 @@ def _write(
     """Read the captures again and write the rows; return the arrays, splits not yet filled in."""
     rows = int(needed.sum())
     arrays: dict[str, Any] = {
-        name: open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), (rows, *shape))
-        for name, (dtype, shape) in ARRAYS.items()
+        name: _array(folder / f"{name}.npy", dtype, (rows, *shape)) for name, (dtype, shape) in ARRAYS.items()
     }
     of_class = np.bincount(flow_class[needed > 0], weights=needed[needed > 0]).astype(np.int64)
     # The places of a class's rows, shuffled: in the captures' order a batch of a training would be of one flow.
@@ -311,19 +336,33 @@ def _split(
     for split in SPLITS:
         parts = np.asarray(arrays[f"split_{split}"])
         for number, candidate in enumerate(kept):
-            mine = parts[classes == number]
-            lacks = [
-                name for part, name in enumerate(("train", "validation", "test")) if not np.any(mine == part)
-            ]
-            if len(lacks) == len(SHARES):
-                notes.append(
-                    f"class {candidate.name} is unused in the {split} split: all of it is of one {split}"
-                )
-            elif lacks:
-                notes.append(
-                    f"class {candidate.name} has no packet for {' and '.join(lacks)} in the {split} split"
-                )
+            has = np.bincount(parts[classes == number], minlength=len(SHARES))[: len(SHARES)]
+            largest = {"flow": candidate.largest_flow, "capture": candidate.largest_group}.get(split, 0)
+            if told := _reached(has.tolist(), split, largest / candidate.taken):
+                notes.append(f"class {candidate.name} {told}")
     return notes
+
+
+def _reached(has: list[int], split: str, largest: float) -> str:
+    """Return what is amiss with a class's packets in the parts of a split, empty if nothing is.
+
+    Args:
+        has: packets in each part.
+        split: its name.
+        largest: share of the packets that are of the largest flow or group, none of which may be divided.
+    """
+    lacks = [name for name, packets in zip(_PARTS, has, strict=True) if not packets]
+    if len(lacks) == len(SHARES):
+        return f"is unused in the {split} split: all of it is of one {split}"
+    if lacks:
+        return f"has no packet for {' and '.join(lacks)} in the {split} split"
+    for name, packets, share in zip(_PARTS, has, SHARES, strict=True):
+        if packets / sum(has) < _THIN * share:
+            return (
+                f"has {packets} packets for {name} in the {split} split, {packets / sum(has):.1%} and not "
+                f"{share:.0%}: {largest:.0%} of it is of one {split}"
+            )
+    return ""
 
 
 def _manifest(
@@ -364,6 +403,7 @@ def _manifest(
         "shares": list(SHARES),
         "seed": options.seed,
         "per_class": options.per_class,
+        "per_flow": options.per_flow,
         "flow_rules": options.flow_rules._asdict(),
         "rules": {
             "names": list(options.rules.names),
@@ -373,6 +413,7 @@ def _manifest(
             "min_packets": options.rules.min_packets,
             "min_flows": options.rules.min_flows,
             "min_groups": options.rules.min_groups,
+            "min_part": options.rules.min_part,
         },
         **options.about,
     }

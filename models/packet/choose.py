@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.packet.splits import smallest_part
 from schemas.errors import InputError, SettingsError
 
 TOP_BY = ("groups", "flows", "packets")
@@ -29,6 +30,8 @@ class ClassRules:
     """A class needs one packet for each of train, validation and test."""
     min_flows: int = 1
     min_groups: int = 1
+    min_part: int = 0
+    """Packets in each of train, validation and test where no flow, and no group of captures, is divided."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Candidate:
     flows: int
     captures: int
     groups: int
+    taken: int
+    """Packets to take of all flows."""
+    part: int
+    """Packets that the smallest of train, validation and test can get if no flow and no group is divided."""
+    largest_flow: int
+    """Packets taken of one flow at most, and of one group."""
+    largest_group: int
 
 
 def candidates(
@@ -49,12 +59,27 @@ def candidates(
     flow_packets: NDArray[np.int64],
     flow_source: NDArray[np.int64],
     source_group: NDArray[np.int64],
+    per_class: int,
+    per_flow: int | None = None,
 ) -> list[Candidate]:
-    """Return what there is of each label; only flows with packets to take count."""
+    """Return what there is of each label; only flows with packets to take count.
+
+    Args:
+        labels: their names.
+        flow_label: each flow's label.
+        flow_packets: packets of each flow that could be taken.
+        flow_source: each flow's capture.
+        source_group: each capture's group.
+        per_class: most packets to take of a class.
+        per_flow: most packets to take of a flow; None: as many as ``per_class`` allows.
+    """
     found = []
     for number, name in enumerate(labels):
         flows = np.flatnonzero((flow_label == number) & (flow_packets > 0))
         sources = np.unique(flow_source[flows])
+        taken = quotas(flow_packets[flows], per_class, per_flow)
+        in_groups = np.bincount(source_group[flow_source[flows]], weights=taken).astype(np.int64)
+        in_groups = in_groups[in_groups > 0]
         found.append(
             Candidate(
                 name,
@@ -63,6 +88,10 @@ def candidates(
                 len(flows),
                 len(sources),
                 len(np.unique(source_group[sources])),
+                int(taken.sum()),
+                min(smallest_part(taken), smallest_part(in_groups)),
+                int(taken.max(initial=0)),
+                int(in_groups.max(initial=0)),
             )
         )
     return found
@@ -106,18 +135,20 @@ def _lacks(candidate: Candidate, rules: ClassRules) -> str:
         "packets": (candidate.packets, rules.min_packets),
         "flows": (candidate.flows, rules.min_flows),
         "independent captures": (candidate.groups, rules.min_groups),
+        "packets for a part without dividing flows and captures": (candidate.part, rules.min_part),
     }
     return ", ".join(f"{has} {what}, not {least}" for what, (has, least) in wanted.items() if has < least)
 
 
-def quotas(packets: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return how many packets to take of each flow of a class, at most ``most`` in all.
+def quotas(packets: NDArray[np.int64], most: int, per_flow: int | None = None) -> NDArray[np.int64]:
+    """Return how many packets to take of each flow of a class, at most ``most`` in all and ``per_flow`` of one.
 
     All flows give as many as the smallest of them can, and so on: no flow gives more than a level that is the
     same for all, so that an elephant does not fill the class.
     """
+    packets = np.minimum(packets, most if per_flow is None else per_flow)
     if int(packets.sum()) <= most:
-        return packets.copy()
+        return packets
     low, high = 0, int(packets.max())
     while low < high:
         level = (low + high + 1) // 2
@@ -139,4 +170,6 @@ def counts_of(candidate: Candidate) -> dict[str, Any]:
         "flows_found": candidate.flows,
         "captures": candidate.captures,
         "groups": candidate.groups,
+        "largest_flow": candidate.largest_flow,
+        "largest_group": candidate.largest_group,
     }

@@ -10,8 +10,8 @@ import pytest
 from flowgauge.labelling import our_flows
 from models.packet.build import BuildOptions, Source, build
 from models.packet.choose import Candidate, ClassRules, choose_classes, quotas
-from models.packet.dataset import TEST, TRAIN, UNUSED, VALIDATION, PacketDataset
-from models.packet.splits import split_groups, split_rows
+from models.packet.dataset import SHARES, TEST, TRAIN, UNUSED, VALIDATION, PacketDataset
+from models.packet.splits import smallest_part, split_groups, split_rows
 from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 from tests.producers.frames import Record, ethernet, ip4, pcap, udp
@@ -67,7 +67,7 @@ def test_rows_are_the_packets_of_the_labelled_flows_and_splits_keep_groups_toget
 
 def test_the_largest_classes_are_those_with_most_of_what_is_asked() -> None:
     numbers = {"a": (9, 1, 1, 1), "b": (7, 2, 2, 2), "c": (5, 8, 3, 2), "d": (6, 3, 4, 4)}
-    found = [Candidate(name, i, *each) for i, (name, each) in enumerate(numbers.items())]
+    found = [Candidate(name, i, *each, each[0], 1, 1, 1) for i, (name, each) in enumerate(numbers.items())]
 
     def names(**rules: object) -> list[str]:
         return [each.name for each in choose_classes(found, ClassRules(top=2, **rules))[0]]  # type: ignore[arg-type]
@@ -102,6 +102,42 @@ def test_quotas_level_the_flows() -> None:
     assert quotas(np.array([1000, 3, 10]), 25).tolist() == [12, 3, 10]
     assert quotas(np.array([5, 5, 5]), 7).tolist() == [3, 2, 2]
     assert quotas(np.array([5, 5]), 10).tolist() == [5, 5]
+    assert quotas(np.array([1000, 3, 10]), 25, 8).tolist() == [8, 3, 8]
+    assert quotas(np.array([1000, 3, 10]), 14, 8).tolist() == [6, 3, 5]
+
+
+def test_what_an_elephant_leaves_is_shared_by_the_other_parts() -> None:
+    """The sizes are those of real classes: no part is empty, and validation and test get 16 to 20 of the rest."""
+    sizes = {
+        (5555, 57, 25, 20, 20, 16): (5555, 57, 81),
+        (1071, 37, 22, 12): (1071, 34, 37),
+        (3730, 2, 2, 2, 2): (3730, 4, 4),
+        (1224, 284, 34, 24, 12, 12): (1224, 82, 284),
+        (954, 22, 16, 10, 7, 5, 4, 4, 2): (954, 31, 39),
+        (100, 7): (100, 0, 7),
+        (10, 10, 10, 10, 10, 10, 10, 10, 10, 10): (60, 20, 20),
+    }
+    for groups, wanted in sizes.items():
+        number = np.repeat(np.arange(len(groups)), groups)
+        parts = split_groups(np.zeros(len(number), np.int32), number, 1, 2)
+        found = np.bincount(parts, minlength=3)
+        assert found.tolist() == list(wanted), groups
+        assert smallest_part(np.array(groups)) == min(wanted)
+
+
+def test_groups_of_two_classes_are_split_for_both() -> None:
+    """Each of 30 captures holds two of five classes, of very different size; none is cut, and each part has all."""
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(30), 2)
+    kinds = np.concatenate([rng.choice(5, 2, replace=False) for _ in range(30)])
+    sizes = (10 ** rng.uniform(0.5, 3, 60)).astype(np.int64)
+    classes, group = np.repeat(kinds, sizes).astype(np.int32), np.repeat(groups, sizes)
+    parts = split_groups(classes, group, 1, 2)
+    assert np.array_equal(parts, split_groups(classes, group, 1, 2))
+    assert all(len(np.unique(parts[group == g])) == 1 for g in range(30))
+    for kind in range(5):
+        shares = np.bincount(parts[classes == kind], minlength=3) / np.count_nonzero(classes == kind)
+        assert np.allclose(shares, SHARES, atol=0.12), kind
 
 
 def test_small_classes_are_split_as_far_as_they_go() -> None:
