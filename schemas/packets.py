@@ -136,7 +136,6 @@ class PacketBatch:
 
     def encode(self) -> bytes:
         """Return the batch as a message for the ``packets`` topic."""
-        columns = with_extra(self.columns)
         return encode(
             "PacketBatch",
             {
@@ -151,19 +150,30 @@ class PacketBatch:
                 "sent_time_ns": self.sent_time_ns,
                 "flow_count": self.flows,
                 "packet_count": self.packets,
-                "tcp_count": len(columns["tcp_sequence"]),
                 "head_packets": self.head_packets,
                 "head_octets": self.head_octets,
-                "head_count": len(columns["head_packet"]),
-                "head_bytes": len(columns["head"]),
-                **pack(columns, ALL_COLUMNS),
+                **pack(self.columns, COLUMNS),
+                **self._extra(),
                 **self._names(),
             },
         )
 
+    def _extra(self) -> dict[str, Any]:
+        columns = self.columns
+        if not len(columns.get("tcp_sequence", ())) and not len(columns.get("head_packet", ())):
+            # Most batches: packing empty columns one by one would cost a fifth of the encoding.
+            return _NO_EXTRA_FIELDS
+        columns = with_extra(columns)
+        counts = {
+            "tcp_count": len(columns["tcp_sequence"]),
+            "head_count": len(columns["head_packet"]),
+            "head_bytes": len(columns["head"]),
+        }
+        return {**counts, **pack(columns, EXTRA_COLUMNS)}
+
     def _names(self) -> dict[str, Any]:
         if "names" not in self.columns:
-            return {"name_count": 0, "names_octets": 0, **{c.name: b"" for c in NAME_COLUMNS}}
+            return _NO_NAME_FIELDS
         counts = {
             "name_count": len(self.columns["name_packet"]),
             "names_octets": len(self.columns["names"]),
@@ -180,6 +190,17 @@ def empty_columns() -> dict[str, Array]:
     return {c.name: np.empty((0, *c.dtype.shape), dtype=c.dtype.base) for c in COLUMNS}
 
 
+_NO_EXTRA_FIELDS: dict[str, Any] = {
+    "tcp_count": 0,
+    "head_count": 0,
+    "head_bytes": 0,
+    **{c.name: b"" for c in EXTRA_COLUMNS},
+}
+_NO_NAME_FIELDS: dict[str, Any] = {
+    "name_count": 0,
+    "names_octets": 0,
+    **{c.name: b"" for c in NAME_COLUMNS},
+}
 _ABSENT = {c.name: np.empty(0, dtype=c.dtype) for c in EXTRA_COLUMNS}
 
 
