@@ -33,11 +33,11 @@ TABLE = "capture,proto,ip_a,port_a,ip_b,port_b,first_seen,last_seen,app,dpi_grad
 
 def capture(path: Path, flows: int = 4, packets: int = 10) -> Path:
     """Write a capture of UDP flows 10.0.0.1:(1000 + f) to 10.0.0.2:53, one packet of each every 4 ms."""
-    records = [
-        Record(ethernet(ip4(udp(1000 + f, 53, bytes(12) + bytes([f + 1, i % 255 + 1])), protocol=17)), START_NS + i * 4 * MS)
-        for i in range(packets)
-        for f in range(flows)
-    ]  # fmt: skip
+    records = []
+    for i in range(packets):
+        for f in range(flows):
+            body = bytes(12) + bytes([f + 1, i % 255 + 1])
+            records.append(Record(ethernet(ip4(udp(1000 + f, 53, body), protocol=17)), START_NS + i * 4 * MS))
     path.write_bytes(pcap(records, nanoseconds=True))
     return path
 
