@@ -79,7 +79,14 @@ def command(
     from models.packet.choose import ClassRules
 
     rules = ClassRules(
-        tuple(classes or ()), tuple(leave_out or ()), top, top_by, min_packets, min_flows, min_groups, min_part
+        tuple(classes or ()),
+        tuple(leave_out or ()),
+        top,
+        top_by,
+        min_packets,
+        min_flows,
+        min_groups,
+        min_part,
     )
     effective = load(config, {}, settings or ())
     return run(effective, captures, labels, groups, output, per_class, per_flow, seed, rules, as_json)
