@@ -117,17 +117,22 @@ def reader_of(raw: Schema) -> tuple[str, Any]:
     raise CodecError(f"the schema {raw.get('name')} is none of this project's")
 
 
+def head_of(name: str) -> bytes:
+    """Return what messages of the named schema begin with in this process."""
+    head = _writer(name)[0]
+    return head if _framing is None else _framing.heads.get(name, head)
+
+
 def encode(name: str, record: Mapping[str, Any]) -> bytes:
     """Encode a record as a message of the named schema.
 
     Raises:
         CodecError: a field is missing or of another type.
     """
-    head, parsed = _writer(name)
     out = io.BytesIO()
-    out.write(head if _framing is None else _framing.heads.get(name, head))
+    out.write(head_of(name))
     try:
-        fastavro.schemaless_writer(out, parsed, record)
+        fastavro.schemaless_writer(out, _writer(name)[1], record)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CodecError(f"not a {name}: {error}") from error
     return out.getvalue()

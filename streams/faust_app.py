@@ -47,6 +47,9 @@ FETCHED_MESSAGES = 32
 """Most messages handled at a stretch: the event loop has its turn after them."""
 _FETCHES_AHEAD = 4
 """Most fetches that wait in memory for the handler; a message is a batch of up to some 60 KiB."""
+_COLLECT_AT = (10_000, 10, 100)
+"""When Python looks for cycles, as ``gc.set_threshold`` takes it. What waits in memory for a label or for its packets
+is no cycle, and a full collection walks all of it: it comes after ten million new objects, not after 70,000."""
 _SWITCH_S = 0.0005
 """How long a busy handler may keep the thread that talks to the broker from the interpreter: 5 ms by default, which
 it would wait several times for each fetch."""
@@ -214,6 +217,7 @@ class Runner:
         # What was made so far stays: a full collection that walked all of it would hold messages up.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AT)
         try:
             with serving(self._settings, [self.handler.meter], self._health):
                 self._worker.execute_from_commandline()

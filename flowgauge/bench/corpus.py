@@ -39,6 +39,8 @@ class Corpus:
     octets: int
     """Octets of all files."""
     passes: int
+    span_s: int
+    """Event time from the begin of one pass to that of the next."""
     cut: bool
     """Whether the captures are larger than what is used of them."""
 
@@ -90,7 +92,13 @@ def make_corpus(
             paths.append(Path(directory) / f"link-type-{link_type}.pcap")
             _write(paths[-1], link_type, records, passes, span_s, number * passes * span_s)
         yield Corpus(
-            tuple(captures), tuple(paths), sink.frames * passes, sink.octets * passes, passes, sink.full
+            tuple(captures),
+            tuple(paths),
+            sink.frames * passes,
+            sink.octets * passes,
+            passes,
+            span_s,
+            sink.full,
         )
 
 

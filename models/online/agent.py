@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
+import numpy as np
+
 from models.online.backlog import Source, positions, read_backlog
 from models.online.config import OnlineSettings
+from models.online.drift import prepare_tests
 from models.online.keeper import StateKeeper
 from models.online.learner import OnlineLearner
+from models.online.records import Predictions
 from models.online.state import Snapshot
 from producers.bus import Item, Sink
 from producers.config import BusSettings, topic_name
@@ -20,6 +24,7 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import partitions_of
+from schemas.predictions import varints
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -36,6 +41,19 @@ _DRIFT_EVERY_S = 60.0
 def input_topics(settings: OnlineSettings) -> tuple[str, ...]:
     """Return the plain names of the topics that the model reads: its features, and labels."""
     return (*(f"features.{name}" for name in settings.representations), LABELS)
+
+
+def prediction_items(predictions: Predictions, partitions: int) -> list[Item]:
+    """Return the messages of predictions, each with its flow's partition and id."""
+    where = partitions_of(predictions.batch.columns["flow_id"], partitions)
+    return list(map(Item, predictions.messages(), where, predictions.keys()))
+
+
+def _warm_up(settings: OnlineSettings) -> None:
+    """Compile and import now what would hold up the first messages."""
+    varints(np.zeros((1, 1), dtype=np.int64))
+    if settings.drift:
+        prepare_tests()
 
 
 class ModelAgent:
@@ -56,11 +74,14 @@ class ModelAgent:
         self.keeper = StateKeeper(settings, bus)
         self._restored = self.keeper.restore()
         self.learner = new if self._restored is None else self._restored.learner
+        _warm_up(settings)
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters("models", bus, sink)
         self._answers = topic_name(bus, PREDICTIONS_FLOW)
         self._held: list[Item] = []
         """Predictions made of the messages at hand, which leave together."""
+        self._labels: list[Message] = []
+        """Labels among the messages at hand: learning takes long, so predictions leave first."""
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
@@ -80,7 +101,7 @@ class ModelAgent:
         return self.totals + self.learner.counts + self.keeper.counts
 
     def on_message(self, message: Message) -> None:
-        """Predict on a feature batch, or learn from a label; raises BusError only."""
+        """Predict on a feature batch, or put a label by; raises BusError only."""
         received_ns = time.time_ns()
         source = (message.topic, message.partition)
         if message.offset < self._next_offset.get(source, 0):
@@ -88,6 +109,21 @@ class ModelAgent:
             self.totals["messages_redelivered"] += 1
             return
         self._next_offset[source] = message.offset + 1
+        if message.topic == LABELS:
+            self._labels.append(message)
+        else:
+            self._work_off(message, received_ns)
+
+    def on_drained(self) -> None:
+        """Publish the predictions made of the messages at hand, then learn from the labels; raises BusError."""
+        if self._held:
+            held, self._held = self._held, []
+            self.sink.produce_items(self._answers, held)
+        labels, self._labels = self._labels, []
+        for message in labels:
+            self._work_off(message, 0)
+
+    def _work_off(self, message: Message, received_ns: int) -> None:
         try:
             if not message.value:
                 raise CodecError("an empty message")
@@ -102,12 +138,6 @@ class ModelAgent:
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
             self._set_aside(message, f"{type(error).__name__}: {error}")
-
-    def on_drained(self) -> None:
-        """Publish the predictions made of the messages at hand; raises BusError."""
-        if self._held:
-            held, self._held = self._held, []
-            self.sink.produce_items(self._answers, held)
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Publish the costs when it is time."""
@@ -196,13 +226,12 @@ class ModelAgent:
         batch = decode_feature_batch(value)
         made = 0
         try:
-            records = self.learner.on_features(batch, received_ns)
-            partitions = partitions_of(batch.columns["flow_id"], self.bus.partitions)
-            for record, partition in zip(records, partitions if records else (), strict=True):
-                value = encode("Prediction", record)
-                self._held.append(Item(value, partition, record["flow_id"]))
-                self._meter.output_bytes += len(value)
-                made += 1
+            predictions = self.learner.on_features(batch, received_ns)
+            if predictions is not None:
+                items = prediction_items(predictions, self.bus.partitions)
+                self._held += items
+                self._meter.output_bytes += sum(len(item.value) for item in items)
+                made = len(items)
         finally:
             # Rows in are rows out and rows dropped, also where the model fails in the middle.
             self._meter.items_in += batch.rows

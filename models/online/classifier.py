@@ -122,8 +122,9 @@ class OnlineClassifier:
         if not (total > 0 and math.isfinite(total)):
             return NO_PREDICTION
         # Among equals the class learned first, in whatever order the model lists them.
-        code = max(probabilities, key=lambda c: (probabilities[c], -c))
-        return self.classes[code], min(1.0, probabilities[code] / total)
+        greatest = max(probabilities.values())
+        code = min(code for code, probability in probabilities.items() if probability == greatest)
+        return self.classes[code], min(1.0, greatest / total)
 
 
 def _memory_bytes(model: Any) -> int:

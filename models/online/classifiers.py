@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from river import forest, linear_model, optim, preprocessing, tree
+from river import forest, linear_model, optim, preprocessing
 
+from models.online.adaptive_tree import AdaptiveTree
 from models.online.ensemble import Vote
 from models.online.smoothed_naive_bayes import SmoothedGaussianNB
 from schemas.errors import SettingsError
@@ -57,7 +58,7 @@ def hoeffding_adaptive_tree(
     seed: int, grace_period: int = 10, delta: float = 0.1, tau: float = 0.3, max_mib: float = 50.0
 ) -> Any:
     """Hoeffding adaptive tree (Bifet, Gavaldà 2009), set to split early; ``max_mib`` bounds its memory."""
-    return tree.HoeffdingAdaptiveTreeClassifier(
+    return AdaptiveTree(
         grace_period=grace_period,
         delta=delta,
         tau=tau,

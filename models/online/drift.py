@@ -11,13 +11,18 @@ from river.drift import ADWIN
 
 from models.online.classifier import Prediction
 from models.online.config import OnlineSettings
-from models.online.kswin import KSWIN
+from models.online.kswin import KSWIN, least_distance
 
 CONFIDENCE = "confidence"
 _ALPHA = 1e-4
 """KSWIN tests at every sample, so at River's 0.005 it would cry wolf every few hundred samples."""
 _SIGNALS = 100
 """Most signals kept until they are told."""
+
+
+def prepare_tests() -> None:
+    """Work out what the first test of the inputs needs: some tenths of a second, and SciPy."""
+    least_distance(KSWIN(alpha=_ALPHA).stat_size, _ALPHA)
 
 
 class DriftWatch:

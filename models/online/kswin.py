@@ -32,7 +32,7 @@ class KSWIN(drift.KSWIN):  # type: ignore[misc]
         older = self.window_size - self.stat_size
         drawn = [self.window[at] for at in self._rng.sample(range(older), self.stat_size)]
         latest = list(islice(self.window, older, self.window_size))
-        if _distance(np.sort(drawn), np.sort(latest)) >= _least_distance(self.stat_size, self.alpha):
+        if _distance(np.sort(drawn), np.sort(latest)) >= least_distance(self.stat_size, self.alpha):
             self._drift_detected = True
             self.window = deque(latest, maxlen=self.window_size)
 
@@ -44,7 +44,7 @@ def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
 
 
 @cache
-def _least_distance(size: int, alpha: float) -> int:
+def least_distance(size: int, alpha: float) -> int:
     """Return the least distance, in values, of two samples of ``size`` that the test calls different."""
     from scipy import stats
 

@@ -13,7 +13,7 @@ from models.online.classifier import OnlineClassifier
 from models.online.classifiers import recipe
 from models.online.config import OnlineSettings
 from models.online.drift import DriftWatch
-from models.online.records import RowIds, prediction_ids, prediction_records
+from models.online.records import Predictions, RowIds, prediction_ids
 from models.online.scores import ScoreBoard
 from models.online.waiting import Flow, Row, WaitingFlows
 from schemas.errors import CodecError
@@ -51,29 +51,27 @@ class OnlineLearner:
 
     def on_features(
         self, batch: FeatureBatch, received_time_ns: int, clock: Callable[[], int] = time.time_ns
-    ) -> list[dict[str, Any]]:
-        """Return a ``Prediction`` record for each row, and keep or learn the rows.
+    ) -> Predictions | None:
+        """Answer each row, and keep or learn the rows; None where no classifier reads their representation.
 
         Args:
             batch: rows of one of the settings' representations; of others they are counted and passed over.
             received_time_ns: wall clock when the message was taken up.
-            clock: gives the wall clock in ns when the records are made.
+            clock: gives the wall clock in ns when the answers are there.
         """
         classifier = self.classifiers.get(batch.representation)
         if classifier is None:
             self.counts["rows_of_other_representations"] += batch.rows
-            return []
+            return None
         names = self._layout(batch.feature_names)
         version = classifier.version
         answers = classifier.predict(batch.columns["features"], names)
         if self.drift is not None:
             self.drift.on_rows(batch.representation, names, batch.columns["features"], answers)
         ids = prediction_ids(batch, self.settings.name)
-        records = prediction_records(
-            batch, ids, answers, (self.settings.name, version), received_time_ns, clock()
-        )
+        made = Predictions(batch, ids, answers, self.settings.name, version, received_time_ns, clock())
         self._keep(batch, ids, names, [label for label, _ in answers])
-        return records
+        return made
 
     def on_label(self, record: Mapping[str, Any]) -> str:
         """Join a ``Label`` record with its flow; return what it was: matched, early, late, repeated, …

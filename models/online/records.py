@@ -1,4 +1,4 @@
-"""Prediction ids and ``Prediction`` records, made from the rows of a feature batch."""
+"""Prediction ids and ``Prediction`` messages, made from the rows of a feature batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,10 @@ from models.online.classifier import Prediction
 from schemas.columns import Array
 from schemas.community_id import address_text, community_ids
 from schemas.features import FeatureBatch
+from schemas.predictions import PredictionRows, PredictionSource, avro_text, encode_predictions
 
-_address_text = lru_cache(maxsize=1 << 14)(address_text)
+_PLACES = ("source_port", "destination_port", "protocol", "start_ns", "end_ns")
+_STAGES = ("depth", "flow_end_reason")
 
 
 @dataclass(frozen=True)
@@ -41,80 +42,66 @@ def prediction_ids(batch: FeatureBatch, model: str) -> RowIds:
     return RowIds(texts, flows, depths)
 
 
-def prediction_records(
-    batch: FeatureBatch,
-    ids: RowIds,
-    answers: Sequence[Prediction],
-    model: tuple[str, str],
-    received_time_ns: int,
-    made_time_ns: int,
-) -> list[dict[str, Any]]:
-    """Return a ``Prediction`` record for each row.
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about the rows of a feature batch."""
 
-    Args:
-        batch: the rows.
-        ids: of the rows.
-        answers: (label, confidence) for each row.
-        model: name and version.
-        received_time_ns: wall clock when the batch was taken up.
-        made_time_ns: wall clock now. Clocks of other machines may be ahead: no stage time is negative.
-    """
-    columns = batch.columns
-    shared = {
-        "schema_version": 1,
-        "probe": batch.probe,
-        "representation": batch.representation,
-        "model": model[0],
-        "model_version": model[1],
-        "replayed": batch.replayed,
-        "probe_time_ns": batch.probe_time_ns,
-        "bus_to_flows_ns": max(0, batch.flows_received_time_ns - batch.probe_time_ns),
-        "flows_ns": max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns),
-        "bus_to_model_ns": max(0, received_time_ns - batch.flows_sent_time_ns),
-        "model_ns": max(0, made_time_ns - received_time_ns),
-    }
-    versions = columns["ip_version"].tolist()
-    rows = zip(
-        ids.texts,
-        ids.flows,
-        ids.depths,
-        community_ids(columns),
-        _addresses(columns["source_address"], versions),
-        _addresses(columns["destination_address"], versions),
-        columns["source_port"].tolist(),
-        columns["destination_port"].tolist(),
-        columns["protocol"].tolist(),
-        columns["start_ns"].tolist(),
-        columns["end_ns"].tolist(),
-        columns["flow_end_reason"].tolist(),
-        answers,
-        strict=True,
-    )
+    batch: FeatureBatch
+    ids: RowIds
+    answers: Sequence[Prediction]
+    """(label, confidence) for each row."""
+    model: str
+    model_version: str
+    received_time_ns: int
+    """Wall clock when the batch was taken up."""
+    made_time_ns: int
+    """Wall clock when the answers were there."""
+
+    def messages(self) -> list[bytes]:
+        """Return a ``Prediction`` message for each row."""
+        columns = self.batch.columns
+        rows = PredictionRows(
+            prediction_ids=self.ids.texts,
+            flow_ids=self.keys(),
+            community_ids=community_ids(columns),
+            addresses=_address_pairs(columns),
+            places=_integers(columns, _PLACES),
+            stages=_integers(columns, _STAGES),
+            answers=self.answers,
+        )
+        return encode_predictions(self._source(), rows)
+
+    def keys(self) -> list[str]:
+        """Return the key of each row's message: its flow id as text."""
+        return [f"{flow:016x}" for flow in self.ids.flows]
+
+    def _source(self) -> PredictionSource:
+        # Clocks of other machines may be ahead: no stage time is negative.
+        batch = self.batch
+        times = (
+            batch.probe_time_ns,
+            max(0, batch.flows_received_time_ns - batch.probe_time_ns),
+            max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns),
+            max(0, self.received_time_ns - batch.flows_sent_time_ns),
+            max(0, self.made_time_ns - self.received_time_ns),
+        )
+        return PredictionSource(
+            batch.probe, batch.representation, self.model, self.model_version, batch.replayed, times
+        )
+
+
+def _integers(columns: dict[str, Array], names: tuple[str, ...]) -> Array:
+    return np.stack([columns[name].astype(np.int64) for name in names], axis=1)
+
+
+def _address_pairs(columns: dict[str, Array]) -> list[bytes]:
+    pairs = np.concatenate((columns["source_address"], columns["destination_address"]), axis=1).tobytes()
     return [
-        {
-            "prediction_id": prediction_id,
-            "flow_id": f"{flow:016x}",
-            "community_id": community,
-            "source_address": source,
-            "destination_address": destination,
-            "source_port": source_port,
-            "destination_port": destination_port,
-            "protocol": protocol,
-            "start_ns": start_ns,
-            "event_time_ns": end_ns,
-            "depth": depth,
-            "flow_end_reason": reason,
-            "label": label,
-            "confidence": confidence,
-            **shared,
-        }
-        for (
-            prediction_id, flow, depth, community, source, destination, source_port, destination_port,
-            protocol, start_ns, end_ns, reason, (label, confidence),
-        ) in rows
-    ]  # fmt: skip
+        _address_field(pairs[at : at + 16], version) + _address_field(pairs[at + 16 : at + 32], version)
+        for at, version in zip(range(0, len(pairs), 32), columns["ip_version"].tolist(), strict=True)
+    ]
 
 
-def _addresses(column: Array, versions: list[int]) -> list[str]:
-    raw = np.ascontiguousarray(column).tobytes()
-    return [_address_text(raw[16 * i : 16 * i + 16], version) for i, version in enumerate(versions)]
+@lru_cache(maxsize=1 << 14)
+def _address_field(address: bytes, version: int) -> bytes:
+    return avro_text(address_text(address, version))

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from flowgauge.bench.accounting import BusReader
 from flowgauge.bench.children import Child, cpu_seconds
 from flowgauge.bench.corpus import Corpus, make_corpus
+from flowgauge.bench.labels import make_labels
 from flowgauge.bench.results import Result
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.costs import PipelineCosts, fold
@@ -94,6 +96,7 @@ def latency(captures: Sequence[str], setup: Setup, on_step: Callable[[str], None
     # Without long silences in between, which would end the flows of a whole repetition at one instant.
     with (
         make_corpus(captures, packets, gap_s=1) as corpus,
+        make_labels(corpus) as labels,
         kafka(setup.bus, setup.external, on_step) as (bootstrap, broker_pid),
     ):
         bus = setup.bus.model_copy(update={"bootstrap": bootstrap, "topic_prefix": prefix})
@@ -101,7 +104,7 @@ def latency(captures: Sequence[str], setup: Setup, on_step: Callable[[str], None
         speed, loops = setup.rate * span_s / frames, max(1, round(packets / frames))
         with bench_topics(bus, setup.streams, setup.external):
             on_step(f"replaying {loops * frames:,} packets at {setup.rate:,}/s through {bootstrap}")
-            run = _run(corpus, setup, bus, speed, loops, broker_pid)
+            run = _run(corpus, labels, setup, bus, speed, loops, broker_pid)
     return _results(run, setup)
 
 
@@ -120,7 +123,13 @@ def _pace(corpus: Corpus) -> tuple[float, int]:
 
 
 def _run(
-    corpus: Corpus, setup: Setup, bus: BusSettings, speed: float, loops: int, broker_pid: int | None
+    corpus: Corpus,
+    labels: Path | None,
+    setup: Setup,
+    bus: BusSettings,
+    speed: float,
+    loops: int,
+    broker_pid: int | None,
 ) -> Run:
     common = ["--json", *setup.passed_on, "--bus", bus.bootstrap]
     common += ["--set", f"bus.topic_prefix={bus.topic_prefix}", "--set", f"bus.partitions={bus.partitions}"]
@@ -128,6 +137,8 @@ def _run(
     streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common, *FRESH]
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
     replay += ["--speed", repr(speed), "--loop", str(loops), "--set", f"replay.max_gap_s={MAX_GAP_S}"]
+    if labels is not None:
+        replay += ["--labels", str(labels)]
     reader = Reader(bus, PREDICTIONS_FLOW)
     try:
         with Child("flowgauge streams", streams) as flows, Child("flowgauge models", models) as model:
@@ -242,6 +253,8 @@ def _results(run: Run, setup: Setup) -> list[Result]:
             "packets_per_s": round(run.replay["packets_per_s"]),
             "predictions": len(measured),
             "predictions_per_s": round(len(measured) / max(seconds, 1e-3)),
+            "share_with_label": round(sum(r["label"] is not None for _, r in measured) / len(measured), 3),
+            "rows_learned": run.counters["models"].get("rows_learned", 0),
             "seconds": round(seconds, 1),
             "hops_ms": {
                 name.removesuffix("_ns"): dict(zip(("p50", "p99"), _quantiles_ms(values), strict=True))

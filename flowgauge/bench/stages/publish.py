@@ -11,13 +11,12 @@ from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.stages.encode import kept_blocks, messages
-from models.online.records import prediction_ids, prediction_records
+from models.online.agent import prediction_items
+from models.online.records import Predictions, prediction_ids
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
-from schemas.codec import encode
 from schemas.errors import BusError
 from schemas.features import FeatureBatch
-from schemas.flow_key import partitions_of
 from schemas.packets import decode_packet_batch
 from schemas.topics import PREDICTIONS_FLOW
 from streams.config import StreamsSettings
@@ -71,18 +70,21 @@ def _early_rows(corpus: Corpus, streams: StreamsSettings, partitions: int) -> It
                 yield rows
 
 
+def answered(batch: FeatureBatch) -> Predictions:
+    """Return predictions on a batch, the same answer for each row."""
+    ids = prediction_ids(batch, _MODEL[0])
+    return Predictions(batch, ids, [("class", 0.5)] * batch.rows, *_MODEL, received_time_ns=1, made_time_ns=2)
+
+
 def _publish(batches: list[FeatureBatch], bus: BusSettings, sink: BusProducer) -> int:
     """Publish a record for each row, as the model agent does; return how many."""
     topic = topic_name(bus, PREDICTIONS_FLOW)
     records = 0
     while records < _LEAST_RECORDS:
         for batch in batches:
-            answers = [("class", 0.5)] * batch.rows
-            made = prediction_records(batch, prediction_ids(batch, _MODEL[0]), answers, _MODEL, 1, 2)
-            partitions = partitions_of(batch.columns["flow_id"], bus.partitions)
-            for record, partition in zip(made, partitions, strict=True):
-                sink.produce(topic, encode("Prediction", record), partition, record["flow_id"], items=1)
-            records += len(made)
+            items = prediction_items(answered(batch), bus.partitions)
+            sink.produce_items(topic, items)
+            records += len(items)
     if left := sink.flush(_FLUSH_S):
         raise BusError(f"{left:,} predictions were not acknowledged")
     sink.check()

@@ -9,13 +9,12 @@ from pathlib import Path
 from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.encode import kept_blocks, messages
+from flowgauge.bench.stages.publish import answered
 from flowgauge.recording.config import RecordSettings
 from flowgauge.recording.rows import Message, Shape, shape_of
 from flowgauge.recording.segment import Recorder
 from flowgauge.recording.store import Store
-from models.online.records import prediction_ids, prediction_records
 from producers.telemetry import StageMeter
-from schemas.codec import encode
 from schemas.errors import FlowgaugeError
 from schemas.packets import decode_packet_batch
 from streams.config import StreamsSettings
@@ -38,10 +37,7 @@ def record(corpus: Corpus, streams: StreamsSettings, partitions: int, min_second
         for rows in held[batch.partition].apply(batch, 1, 1):
             features.setdefault(rows.representation, []).append(rows.encode())
             if len(predictions) < _PREDICTIONS and rows.representation != "window":
-                made = prediction_records(
-                    rows, prediction_ids(rows, "bench"), [("class", 0.5)] * rows.rows, ("bench", "1"), 1, 2
-                )
-                predictions += [encode("Prediction", one) for one in made]
+                predictions += answered(rows).messages()
     runs = {
         "record_features": ("FeatureBatch", features, "rows/s"),
         "record_predictions": ("Prediction", {"predictions": predictions}, "records/s"),

@@ -185,6 +185,24 @@ def test_telemetry_adds_up_and_tells_each_interval_apart() -> None:
     assert (second["items_in"], second["counters"]) == (0, {"labels_received": 1, "labels_repeated": 1})
 
 
+def test_predictions_on_the_messages_at_hand_leave_before_their_labels_are_learned() -> None:
+    to, sink = agent()
+    learned_when_sent: list[int] = []
+    send = sink.produce_items
+
+    def spied(topic: str, items: Sequence[Item]) -> None:
+        learned_when_sent.append(to.learner.counts["rows_learned"])
+        send(topic, items)
+
+    sink.produce_items = spied  # type: ignore[method-assign]
+    to.on_message(Message("features.early", 3, 0, None, feature_batch([1]).encode()))
+    to.on_message(Message("labels", 3, 0, None, encode("Label", label(1, "dns"))))
+    to.on_message(Message("features.early", 3, 1, None, feature_batch([1], depth=2).encode()))
+    to.on_drained()
+    assert learned_when_sent == [0]
+    assert to.counts()["rows_learned"] == 2
+
+
 def test_a_message_delivered_again_is_not_answered_again() -> None:
     to, sink = agent()
     for offset in (4, 5, 4, 5):

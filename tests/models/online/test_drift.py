@@ -196,9 +196,9 @@ def test_a_full_model_goes_on_predicting_and_learns_no_more(
     assert counts["rows_learned"] == to.learner.classifiers["early"].labels_learned
     # A model that says it is full was measured at that moment; it had grown by a fiftieth at most since.
     assert limit <= to.learner.classifiers["early"]._memory_bytes <= 1.2 * limit
-    assert (
-        to.learner.on_features(feature_batch([9999], [[1, 2, 3, 4]], names=NAMES), 0)[0]["label"] is not None
-    )
+    made = to.learner.on_features(feature_batch([9999], [[1, 2, 3, 4]], names=NAMES), 0)
+    assert made is not None
+    assert made.answers[0][0] is not None
     told = [r.getMessage() for r in caplog.records if "max_model_bytes" in r.getMessage()]
     assert told == [
         "model online: the classifier of early has its share of models.max_model_bytes and learns no more"

@@ -10,6 +10,7 @@ import pytest
 
 from models.online.config import OnlineSettings
 from models.online.learner import OnlineLearner
+from models.online.records import Predictions
 from schemas.codec import decode, encode
 from schemas.errors import CodecError, SettingsError
 from tests.models.online.batches import START_NS, feature_batch, label
@@ -22,7 +23,11 @@ def learner(**settings: Any) -> OnlineLearner:
 
 
 def feed(model: OnlineLearner, *args: Any, **more: Any) -> list[dict[str, Any]]:
-    return model.on_features(feature_batch(*args, **more), received_time_ns=1800, clock=lambda: 1850)
+    return records(model.on_features(feature_batch(*args, **more), received_time_ns=1800, clock=lambda: 1850))
+
+
+def records(made: Predictions | None) -> list[dict[str, Any]]:
+    return [] if made is None else [decode("Prediction", value) for value in made.messages()]
 
 
 def sums_hold(model: OnlineLearner) -> bool:
@@ -41,7 +46,7 @@ def sums_hold(model: OnlineLearner) -> bool:
 def test_a_prediction_record_says_who_what_when_and_how_long() -> None:
     model = learner(name="m")
     batch = feature_batch([FLOW], depth=3, at_s=2.5, replayed=True)
-    (record,) = model.on_features(batch, received_time_ns=1800, clock=lambda: 1850)
+    (record,) = records(model.on_features(batch, received_time_ns=1800, clock=lambda: 1850))
     version = model.classifiers["early"].version
     assert record == {
         "schema_version": 1,
@@ -76,7 +81,7 @@ def test_a_prediction_record_says_who_what_when_and_how_long() -> None:
 
 def test_stage_times_are_never_negative() -> None:
     batch = feature_batch([FLOW], probe_time_ns=5000, flows_received_time_ns=4000, flows_sent_time_ns=3000)
-    (record,) = learner().on_features(batch, received_time_ns=2000, clock=lambda: 1000)
+    (record,) = records(learner().on_features(batch, received_time_ns=2000, clock=lambda: 1000))
     assert [record[f"{s}_ns"] for s in ("bus_to_flows", "flows", "bus_to_model", "model")] == [0, 0, 0, 0]
 
 
