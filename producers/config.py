@@ -25,7 +25,7 @@ class BusSettings(Settings):
         description="Put before the name of every topic.",
     )
     linger_ms: float = Field(
-        default=2.0,
+        default=0.5,
         ge=0,
         le=1000,
         description="How long a message may wait for others to share a request, in ms.",

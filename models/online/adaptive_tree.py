@@ -8,6 +8,8 @@ from typing import Any
 
 from river import tree
 from river.tree.nodes.hatc_nodes import AdaLeafClassifier
+from river.tree.nodes.htc_nodes import LeafNaiveBayesAdaptive
+from river.tree.nodes.leaf import HTLeaf
 
 
 class AdaptiveTree(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
@@ -41,7 +43,15 @@ class AdaptiveTree(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
         )
 
 
-class _Leaf(AdaLeafClassifier):  # type: ignore[misc]
+class _CountingLeaf(LeafNaiveBayesAdaptive):  # type: ignore[misc]
+    """A leaf that does not try naive Bayes on each row that it learns: nobody asks which would have been better."""
+
+    def learn_one(self, x: Mapping[str, float], y: int, *, w: float = 1.0, tree: Any = None) -> None:
+        """Learn a row as a leaf of majority classes does."""
+        HTLeaf.learn_one(self, x, y, w=w, tree=tree)
+
+
+class _Leaf(AdaLeafClassifier, _CountingLeaf):  # type: ignore[misc]
     """A leaf that copies nothing for an answer."""
 
     def prediction(self, x: Mapping[str, float], *, tree: Any = None) -> dict[int, float]:

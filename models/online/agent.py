@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -80,8 +81,8 @@ class ModelAgent:
         self._answers = topic_name(bus, PREDICTIONS_FLOW)
         self._held: list[Item] = []
         """Predictions made of the messages at hand, which leave together."""
-        self._labels: list[Message] = []
-        """Labels among the messages at hand: learning takes long, so predictions leave first."""
+        self._lessons: list[tuple[Message, Predictions | None]] = []
+        """Labels and answered features among the messages at hand: learning takes long, so predictions leave first."""
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
@@ -110,27 +111,25 @@ class ModelAgent:
             return
         self._next_offset[source] = message.offset + 1
         if message.topic == LABELS:
-            self._labels.append(message)
+            self._lessons.append((message, None))
         else:
-            self._work_off(message, received_ns)
+            self._try(message, partial(self._on_features, message, received_ns))
 
     def on_drained(self) -> None:
-        """Publish the predictions made of the messages at hand, then learn from the labels; raises BusError."""
+        """Publish the predictions made of the messages at hand, then learn from those; raises BusError."""
         if self._held:
             held, self._held = self._held, []
             self.sink.produce_items(self._answers, held)
-        labels, self._labels = self._labels, []
-        for message in labels:
-            self._work_off(message, 0)
+        lessons, self._lessons = self._lessons, []
+        for message, made in lessons:
+            self._try(message, partial(self._learn, message, made))
 
-    def _work_off(self, message: Message, received_ns: int) -> None:
+    def _try(self, message: Message, work: Callable[[], None]) -> None:
+        """Do some work on a message; set the message aside where it cannot be done."""
         try:
             if not message.value:
                 raise CodecError("an empty message")
-            if message.topic == LABELS:
-                self.learner.on_label(decode("Label", message.value))
-            else:
-                self._on_features(message.value, received_ns)
+            work()
         except BusError:
             raise
         except CodecError as error:
@@ -138,6 +137,13 @@ class ModelAgent:
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
             self._set_aside(message, f"{type(error).__name__}: {error}")
+
+    def _learn(self, message: Message, made: Predictions | None) -> None:
+        """Learn from a label, or keep the rows of a message of features for theirs."""
+        if made is None:
+            self.learner.on_label(decode("Label", message.value or b""))
+        else:
+            self.learner.keep(made)
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Publish the costs when it is time."""
@@ -222,12 +228,13 @@ class ModelAgent:
     def _snapshot(self, *, handed_over: bool) -> Snapshot:
         return Snapshot(self.learner, dict(self._next_offset), handed_over)
 
-    def _on_features(self, value: bytes, received_ns: int) -> None:
-        batch = decode_feature_batch(value)
+    def _on_features(self, message: Message, received_ns: int) -> None:
+        batch = decode_feature_batch(message.value or b"")
         made = 0
         try:
-            predictions = self.learner.on_features(batch, received_ns)
+            predictions = self.learner.answer(batch, received_ns)
             if predictions is not None:
+                self._lessons.append((message, predictions))
                 items = prediction_items(predictions, self.bus.partitions)
                 self._held += items
                 self._meter.output_bytes += sum(len(item.value) for item in items)

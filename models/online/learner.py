@@ -13,7 +13,7 @@ from models.online.classifier import OnlineClassifier
 from models.online.classifiers import recipe
 from models.online.config import OnlineSettings
 from models.online.drift import DriftWatch
-from models.online.records import Predictions, RowIds, prediction_ids
+from models.online.records import Predictions, prediction_ids
 from models.online.scores import ScoreBoard
 from models.online.waiting import Flow, Row, WaitingFlows
 from schemas.errors import CodecError
@@ -52,7 +52,16 @@ class OnlineLearner:
     def on_features(
         self, batch: FeatureBatch, received_time_ns: int, clock: Callable[[], int] = time.time_ns
     ) -> Predictions | None:
-        """Answer each row, and keep or learn the rows; None where no classifier reads their representation.
+        """Answer each row, then keep or learn the rows, as ``answer`` and ``keep`` do."""
+        made = self.answer(batch, received_time_ns, clock)
+        if made is not None:
+            self.keep(made)
+        return made
+
+    def answer(
+        self, batch: FeatureBatch, received_time_ns: int, clock: Callable[[], int] = time.time_ns
+    ) -> Predictions | None:
+        """Answer each row; None where no classifier reads their representation. ``keep`` must follow.
 
         Args:
             batch: rows of one of the settings' representations; of others they are counted and passed over.
@@ -69,9 +78,7 @@ class OnlineLearner:
         if self.drift is not None:
             self.drift.on_rows(batch.representation, names, batch.columns["features"], answers)
         ids = prediction_ids(batch, self.settings.name)
-        made = Predictions(batch, ids, answers, self.settings.name, version, received_time_ns, clock())
-        self._keep(batch, ids, names, [label for label, _ in answers])
-        return made
+        return Predictions(batch, ids, answers, self.settings.name, version, received_time_ns, clock())
 
     def on_label(self, record: Mapping[str, Any]) -> str:
         """Join a ``Label`` record with its flow; return what it was: matched, early, late, repeated, …
@@ -108,10 +115,11 @@ class OnlineLearner:
             return "repeated" if known == label else "conflicting"
         return "late" if flow is None else "matched"
 
-    def _keep(
-        self, batch: FeatureBatch, ids: RowIds, names: tuple[str, ...], predicted: list[str | None]
-    ) -> None:
-        """Remember each row for its label, or learn it at once where the label is known."""
+    def keep(self, made: Predictions) -> None:
+        """Remember each row answered for its label, or learn it at once where the label is known."""
+        batch, ids = made.batch, made.ids
+        names = self._layout(batch.feature_names)
+        predicted = [label for label, _ in made.answers]
         representation, counts = batch.representation, self.counts
         by_depth = representation in self.settings.score_by_depth
         features = np.ascontiguousarray(batch.columns["features"], dtype=np.float32)
