@@ -16,7 +16,6 @@ import pytest
 from flowgauge import outcome
 from flowgauge.cli import invoke
 from flowgauge.dataset_labels import groups_beside, read_groups
-from models.packet import build as building
 from models.packet.dataset import TEST, PacketDataset
 from producers.labels import COLUMNS
 from schemas.errors import InputError
@@ -178,7 +177,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(building.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     dataset([taken], "--labels", table, "-o", tmp_path / "out", code=3)
     assert one_line(capfd).endswith("out: cannot be written: No space left on device")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pcap", "l.csv"]
