@@ -115,10 +115,8 @@ def _complete(state: Any, now_ns: int) -> None:
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     count = float(state.count)
-    out[at] = state.window_count
-    out[at + 1] = state.window_octets
-    out[at + 2] = count
-    out[at + 3] = state.sum
+    out[at], out[at + 1] = state.window_count, state.window_octets
+    out[at + 2], out[at + 3] = count, state.sum
     out[at + 4] = rounded(state.mean)
     out[at + 5] = rounded(np.sqrt(max(0.0, state.m2 / count))) if count > 0 else 0.0
     out[at + 6] = state.least
