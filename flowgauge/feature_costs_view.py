@@ -57,7 +57,7 @@ def title(report: dict[str, Any]) -> str:
 
 NOTE = (
     "Alone: added to a kernel without features; in company, and all that stands behind it: added to one with all the "
-    "others. ± is the 95 % interval of the mean. Record and storage are compressed (zstd), as on the bus."
+    "others. ± is the 95 % interval of the mean. Record and storage are compressed (lz4), as on the bus."
 )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import zstandard
 from numba.core.errors import NumbaExperimentalFeatureWarning
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from schemas.flow_key import TCP
 from schemas.packets import Extra, PacketBatch
 from streams.engine import FeatureEngine
 from streams.gather import Gathered
+from streams.message_size import compressed_octets
 from streams.probe_flows import warm_up
 
 LINK_OCTETS = 38
@@ -33,8 +33,6 @@ BLOCKS = 16
 """Parts of a pass over the packets that are timed by themselves."""
 GATHERED = 32
 """Packet batches whose rows share a message: what a flows worker works off at once, when it is busy."""
-ZSTD_LEVEL = 3
-"""librdkafka's, where ``compression.level`` is not set."""
 _LEAST_FLOWS = 1 << 16
 _HEAD_PLACE_OCTETS = 4
 """``head_packet`` and ``head_length`` of a packet with a head."""
@@ -146,7 +144,7 @@ class Footprint:
     plain_bytes: int
     """Of the rows' messages, all together."""
     packed_bytes: int
-    """The same, each message compressed by itself with zstd."""
+    """The same, each message compressed by itself with lz4."""
 
     @property
     def record_bytes(self) -> float:
@@ -161,7 +159,7 @@ class Footprint:
 
 def footprint(engine: FeatureEngine, load: Load) -> Footprint:
     """Return what features leave behind: exact, so once is enough."""
-    packer, (partition,) = zstandard.ZstdCompressor(level=ZSTD_LEVEL), engine.partitions(1)
+    (partition,) = engine.partitions(1)
     gathered = Gathered(engine.plan.max_rows)
     rows = plain = packed = 0
 
@@ -169,7 +167,7 @@ def footprint(engine: FeatureEngine, load: Load) -> Footprint:
         nonlocal rows, plain, packed
         for made in gathered.take():
             value = made.encode()
-            rows, plain, packed = rows + made.rows, plain + len(value), packed + len(packer.compress(value))
+            rows, plain, packed = rows + made.rows, plain + len(value), packed + compressed_octets(value)
 
     for sequence, columns in enumerate(load.batches):
         batch = PacketBatch("price", 1, 0, 1, sequence, 0, columns, replayed=True)

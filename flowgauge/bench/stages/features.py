@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import zstandard
 
 from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.results import Result, measure
@@ -14,6 +13,7 @@ from producers.sources.capture import open_capture
 from schemas.columns import Array
 from schemas.packets import PacketBatch
 from streams.engine import FeatureEngine
+from streams.message_size import COMPRESSION, LEVEL, compressed_octets
 from streams.probe_flows import ProbeFlows
 from streams.table import used_bytes
 
@@ -23,8 +23,6 @@ VIDEO = ("video_segments",)
 ALL = COUNTERS + TCP + VIDEO
 EVERY_S = 10.0
 """Length of the windows: that of the measurements these figures are held against."""
-ZSTD_LEVEL = 3
-"""librdkafka's, where ``compression.level`` is not set."""
 FULL_FLOWS = 1 << 14
 
 
@@ -109,22 +107,22 @@ def _record(engine: FeatureEngine, corpus: Corpus, partitions: int) -> Result:
             "plain": round(split[2] / split[0], 1),
             "in_one_partition": round(whole[1] / whole[0], 1),
             "in_one_partition_plain": round(whole[2] / whole[0], 1),
-            "compression": f"zstd level {ZSTD_LEVEL}, each message by itself",
+            "compression": f"{COMPRESSION} level {LEVEL}, each message by itself",
         },
     )
 
 
 def _record_bytes(engine: FeatureEngine, corpus: Corpus, partitions: int) -> Sequence[int]:
     """Return rows, their bytes in compressed messages, and in messages as they are."""
-    compressor, tables = zstandard.ZstdCompressor(level=ZSTD_LEVEL), engine.partitions(partitions)
+    tables = engine.partitions(partitions)
     counted = np.zeros(3, np.int64)
     for sequence, (number, columns) in enumerate(kept_columns(engine, corpus, partitions)):
         batch = PacketBatch("bench", 1, number, partitions, sequence, 0, columns, replayed=True)
         for rows in tables[number].apply(batch, 0, 0):
             value = rows.encode()
-            counted += rows.rows, len(compressor.compress(value)), len(value)
+            counted += rows.rows, compressed_octets(value), len(value)
     for table in tables:
         for rows in table.end_all(0):
             value = rows.encode()
-            counted += rows.rows, len(compressor.compress(value)), len(value)
+            counted += rows.rows, compressed_octets(value), len(value)
     return [int(n) for n in counted]
