@@ -60,6 +60,10 @@ def parse_stages(text: str) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES if stage in names)
 
 
+LOW_LATENCY = {"models.classifier": "hoeffding_adaptive_tree", "streams.compression": "none"}
+"""What the stage latency sets unless the user did: the settings that ``docs/latency.md`` advises for a high rate."""
+
+
 def run(effective: Effective, captures: Sequence[str], options: BenchOptions, as_json: bool) -> int:
     """Measure and print; the exit code is 1 where the bus lost, doubled or dropped a packet.
 
@@ -114,6 +118,7 @@ class _Bench:
         self._models = effective.get("models", OnlineSettings)
         self._bus = effective.get("bus", BusSettings)
         self._partitions_given = effective.origin("bus.partitions") != DEFAULT
+        self._given = frozenset(key for key in LOW_LATENCY if effective.origin(key) != DEFAULT)
         _step(f"{corpus.frames:,} frames, {corpus.octets >> 20} MiB; compiling what is not compiled yet")
         self._found = make_flows(corpus, self._streams, self._bus.partitions)
         if not self._found.packets:
@@ -154,9 +159,14 @@ class _Bench:
             options, bus = self._options, self._bus
             if not self._partitions_given:
                 bus = bus.model_copy(update={"partitions": PARTITIONS})
+            chosen = {key: value for key, value in LOW_LATENCY.items() if key not in self._given}
+            models = self._models
+            if (classifier := "models.classifier") in chosen:
+                models = models.model_copy(update={"classifier": chosen[classifier]})
+            flags = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
             setup = Setup(
-                self._streams, self._models, bus, options.rate, options.seconds,
-                options.external_bus, options.passed_on,
+                self._streams, models, bus, options.rate, options.seconds,
+                options.external_bus, (*options.passed_on, *flags),
             )  # fmt: skip
             return latency(self._corpus.captures, setup, _step)
         if stage == "packet_models":
