@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +116,7 @@ class StageMeter:
         self.state_bytes = 0
         self.lag_records: int | None = None
         self._gauges: dict[str, float] = {}
+        self._known: dict[str, int] = {}
         self.latency = LatencyHistogram()
         self._before = Totals()
         """Of the intervals that are over."""
@@ -139,6 +140,16 @@ class StageMeter:
         """Count other events."""
         if events:
             self._counters[name] = self._counters.get(name, 0) + events
+
+    def know(self, totals: Mapping[str, int]) -> None:
+        """Take totals as counted already: what a process begins with."""
+        self._known = dict(totals)
+
+    def count_up_to(self, totals: Mapping[str, int]) -> None:
+        """Count the events by which totals have grown since they were last told."""
+        for name, total in totals.items():
+            self.count(name, total - self._known.get(name, 0))
+        self._known = dict(totals)
 
     def gauge(self, name: str, value: float | None) -> None:
         """Set a value as it stands now; it stays until it is set again, or taken away with None."""

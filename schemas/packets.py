@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from schemas.codec import decode, encode, schema
 from schemas.columns import Array, columns_of, pack, unpack
 from schemas.errors import CodecError
+from schemas.place import checked_place, place_of
 
 MAX_PACKETS = 2048
 """Most packets in a batch: about 60 KiB, the size at which a Faust agent and Kafka both run well."""
@@ -139,15 +140,7 @@ class PacketBatch:
         return encode(
             "PacketBatch",
             {
-                "probe": self.probe,
-                "observation_point": self.observation_point,
-                "epoch": self.epoch,
-                "partition": self.partition,
-                "partitions": self.partitions,
-                "sequence": self.sequence,
-                "end_of_stream": self.end_of_stream,
-                "replayed": self.replayed,
-                "sent_time_ns": self.sent_time_ns,
+                **place_of(self),
                 "flow_count": self.flows,
                 "packet_count": self.packets,
                 "head_packets": self.head_packets,
@@ -226,15 +219,7 @@ def decode_packet_batch(data: bytes) -> PacketBatch:
         _check_names(names, record["packet_count"])
         columns.update(names)
     return PacketBatch(
-        probe=record["probe"],
-        observation_point=record["observation_point"],
-        epoch=record["epoch"],
-        partition=record["partition"],
-        partitions=record["partitions"],
-        sequence=record["sequence"],
-        end_of_stream=record["end_of_stream"],
-        replayed=record["replayed"],
-        sent_time_ns=record["sent_time_ns"],
+        **checked_place(record),
         columns=columns,
         head_packets=record["head_packets"],
         head_octets=record["head_octets"],
@@ -245,12 +230,6 @@ def _check(record: dict[str, Any], columns: dict[str, Array]) -> None:
     packets, flows = record["packet_count"], record["flow_count"]
     if packets > MAX_PACKETS or flows > packets:
         raise CodecError(f"a batch of {packets} packets and {flows} flows; at most {MAX_PACKETS} packets")
-    if not record["probe"]:
-        raise CodecError("a batch without the name of its probe")
-    if not 0 <= record["partition"] < record["partitions"] or record["sequence"] < 0:
-        raise CodecError(
-            f"partition {record['partition']} of {record['partitions']}, sequence {record['sequence']}"
-        )
     fault = FAULTS[
         _find_fault(
             flows,

@@ -14,6 +14,7 @@ from schemas.codec import decode, encode, schema
 from schemas.columns import Array, columns_of, pack, unpack
 from schemas.errors import CodecError
 from schemas.packets import LATEST_NS
+from schemas.place import checked_place, place_of
 
 FIRST_OCTETS = 1480
 """Octets of an IP payload that a model sees: what an Ethernet frame carries behind an IPv4 header."""
@@ -98,15 +99,7 @@ class PayloadBatch:
         return encode(
             "PayloadBatch",
             {
-                "probe": self.probe,
-                "observation_point": self.observation_point,
-                "epoch": self.epoch,
-                "partition": self.partition,
-                "partitions": self.partitions,
-                "sequence": self.sequence,
-                "end_of_stream": self.end_of_stream,
-                "replayed": self.replayed,
-                "sent_time_ns": self.sent_time_ns,
+                **place_of(self),
                 "first_octets": self.first_octets,
                 "masked_octets": self.masked_octets,
                 "flow_count": self.flows,
@@ -149,15 +142,7 @@ def decode_payload_batch(data: bytes) -> PayloadBatch:
     columns = unpack(record, COLUMNS)
     _check(record, columns)
     return PayloadBatch(
-        probe=record["probe"],
-        observation_point=record["observation_point"],
-        epoch=record["epoch"],
-        partition=record["partition"],
-        partitions=record["partitions"],
-        sequence=record["sequence"],
-        end_of_stream=record["end_of_stream"],
-        replayed=record["replayed"],
-        sent_time_ns=record["sent_time_ns"],
+        **checked_place(record),
         first_octets=record["first_octets"],
         masked_octets=record["masked_octets"],
         columns=columns,
@@ -168,12 +153,6 @@ def _check(record: dict[str, Any], columns: dict[str, Array]) -> None:
     packets, flows = record["packet_count"], record["flow_count"]
     if packets > MAX_ROWS or flows > packets:
         raise CodecError(f"a batch of {packets} payloads and {flows} flows; at most {MAX_ROWS} payloads")
-    if not record["probe"]:
-        raise CodecError("a batch without the name of its probe")
-    if not 0 <= record["partition"] < record["partitions"] or record["sequence"] < 0:
-        raise CodecError(
-            f"partition {record['partition']} of {record['partitions']}, sequence {record['sequence']}"
-        )
     masked, first = record["masked_octets"], record["first_octets"]
     if not 0 <= masked <= first <= FIRST_OCTETS:
         raise CodecError(f"first_octets {first}, masked_octets {masked}; at most {FIRST_OCTETS}")

@@ -55,7 +55,6 @@ class FlowsAgent:
         self.dead_letters = DeadLetters("flows", bus, sink)
         self._meter = meter or StageMeter("flows", "packets")
         self._prices = LivePrices(self.plan)
-        self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
         self._told_missing: set[str] = set()
 
@@ -229,10 +228,7 @@ class FlowsAgent:
         )
 
     def _publish_telemetry(self, waiting: int | None) -> None:
-        counts = self.counts()
-        for name, value in counts.items():
-            self._meter.count(name, value - self._told[name])
-        self._told = counts
+        self._meter.count_up_to(self.counts())
         self._meter.state_bytes = sum(p.state_bytes for p in self.partitions.values())
         self._meter.lag_records = waiting
         self._prices.tell(self._meter.gauge)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from streams.feature import Packet
+from schemas.packets import Extra
+from streams.feature import FeatureColumn, Packet, StateFields
 
 HEADERS = (("ipv4", 60), ("ipv6", 40), ("tcp", 60), ("udp", 8), ("icmp", 8))
 """Name and octets of each header, as large as it can be."""
@@ -29,6 +32,49 @@ _MASKS = np.array(
         (_ICMP, 2, 8),  # checksum, identifier, sequence number
     ]
 )
+
+
+def head_needs(depth: int) -> Extra:
+    """Return what probes must send for the headers of the first packets."""
+    return Extra(head_packets=min(depth, MOST_PACKETS), head_octets=120)
+
+
+def header_state(depth: int) -> StateFields:
+    """Return the state that ``keep_headers`` writes and ``emit_headers`` reads."""
+    packets = min(depth, MOST_PACKETS)
+    return [("seen", "u1"), ("octets", "u1", (packets, BYTES)), ("present", "u1", (packets, len(HEADERS)))]
+
+
+def header_columns(depth: int, prefix: str = "") -> list[FeatureColumn]:
+    """Return a column for each bit of each header of the first packets."""
+    return [
+        FeatureColumn(
+            f"{prefix}{name}_{bit}_{packet}",
+            "1",
+            f"bit {bit} of the {name} header, packet {packet}, -1: none",
+        )
+        for packet in range(1, min(depth, MOST_PACKETS) + 1)
+        for name, octets in HEADERS
+        for bit in range(8 * octets)
+    ]
+
+
+@njit(cache=True, nogil=True)
+def keep_headers(
+    state: Any, packet: Packet, heads: NDArray[np.uint8], start: int, stop: int, masked: bool
+) -> None:
+    """Take in ``heads[start:stop]``, the head of a packet, if it is the next of the first ones."""
+    if packet.depth != state.seen + 1 or state.seen >= len(state.octets):
+        return
+    copy_headers(state.octets[state.seen], state.present[state.seen], packet, heads, start, stop, masked)
+    state.seen += 1
+
+
+@njit(cache=True, nogil=True)
+def emit_headers(state: Any, out: NDArray[np.float32], at: int) -> None:
+    """Write the bits of all packets kept to ``out[at:]``."""
+    for i in range(len(state.octets)):
+        at = emit_bits(state.octets[i], state.present[i], out, at)
 
 
 @njit(cache=True, nogil=True)

@@ -86,7 +86,7 @@ class ModelAgent:
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
-        self._told: Counter[str] = Counter(self.learner.counts)
+        self._meter.know(self.learner.counts)
         self._next_telemetry_ns = 0
         self._next_drift_s = 0.0
         self._score_names: set[str] = set()
@@ -255,10 +255,7 @@ class ModelAgent:
         )
 
     def _publish_telemetry(self, waiting: int | None) -> None:
-        counts = self.counts()
-        for name, value in counts.items():
-            self._meter.count(name, value - self._told[name])
-        self._told = counts
+        self._meter.count_up_to(self.counts())
         self._meter.state_bytes = self.learner.state_bytes
         self._tell_values()
         self._tell_drift()

@@ -83,7 +83,6 @@ class PacketModelAgent:
         self._vectors = np.empty((0, FIRST_OCTETS), np.uint8)
         self._next_offset: dict[tuple[str, int], int] = {}
         self._next_sequence: dict[tuple[str, int, int], int] = {}
-        self._told: Counter[str] = Counter()
         self._next_telemetry_ns = 0
 
     @property
@@ -315,9 +314,7 @@ class PacketModelAgent:
 
     def _publish_telemetry(self, waiting: int | None) -> None:
         counts = self.counts()
-        for name, value in counts.items():
-            self._meter.count(name, value - self._told[name])
-        self._told = counts
+        self._meter.count_up_to(counts)
         self._meter.state_bytes = self.votes.state_bytes
         self._meter.gauge("model_batch_rows", self.model.batch_rows)
         self._meter.gauge("model_ns_per_packet", self.model.row_ns)

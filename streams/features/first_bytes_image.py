@@ -8,38 +8,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from schemas.packets import Extra
-from streams.feature import Feature, FeatureColumn, Packet, Totals
+from streams.feature import Feature, FeatureColumn, Totals
+from streams.features import first_bytes
+from streams.features.first_bytes import OCTETS, update_head
 
-OCTETS = 400
+__all__ = ["FEATURE", "emit", "update_head"]
+
 _SIDE = 20
-_HEADERS_OCTETS = 120
 
 FEATURE = Feature(
     name="first_bytes_image",
     level="application",
     doc="The octets of the first packets' payload as pixels from 0 (black, or no octet) to 1 (white), row by row.",
     formula="pixel at row r, column c = octet 20 r + c / 255",
-    reference="Traffic Refinery's ByteCopyCounters and PNGCopyCounters; Wang et al., ISI 2017",
-    needs=lambda depth: Extra(head_packets=depth, head_octets=OCTETS + _HEADERS_OCTETS),
-    state=lambda depth: [("filled", "u2"), ("octets", "u1", (OCTETS,))],
+    reference=first_bytes.FEATURE.reference,
+    needs=first_bytes.FEATURE.needs,
+    state=first_bytes.FEATURE.state,
     columns=lambda depth: [
         FeatureColumn(f"pixel_{i // _SIDE}_{i % _SIDE}", "1", f"row {i // _SIDE}, column {i % _SIDE}, 0 to 1")
         for i in range(OCTETS)
     ],
 )
-
-
-@njit(cache=True, nogil=True)
-def update_head(state: Any, packet: Packet, heads: NDArray[np.uint8], start: int, stop: int) -> None:
-    """Take in the head of a packet: ``heads[start:stop]``."""
-    at = np.int64(state.filled)
-    for i in range(start + packet.octets - packet.payload_octets, stop):
-        if at >= len(state.octets):
-            break
-        state.octets[at] = heads[i]
-        at += 1
-    state.filled = at
 
 
 @njit(cache=True, nogil=True)
