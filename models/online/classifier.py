@@ -62,6 +62,26 @@ class OnlineClassifier:
         fixed, ask, answer = self.names, self._model.predict_proba_one, self._answer
         return [answer(ask(dict(zip(fixed, v, strict=True)))) for v in self._values(rows, names)]
 
+    def probabilities(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
+        """Return the probability of each class, (rows, classes) in the order of ``classes``.
+
+        Where the model says nothing all classes are as probable.
+
+        Args:
+            rows: (rows, features).
+            names: names of the columns.
+        """
+        fixed, ask = self.names or names, self._model.predict_proba_one
+        out = np.zeros((len(rows), len(self.classes)), np.float32)
+        for i, values in enumerate(self._values(rows, names)):
+            for code, probability in ask(dict(zip(fixed, values, strict=True))).items():
+                out[i, code] = probability
+        out[~np.isfinite(out)] = 0
+        sums = out.sum(axis=1, keepdims=True)
+        return np.where(
+            sums > 0, out / np.where(sums > 0, sums, 1), np.float32(1 / max(1, len(self.classes)))
+        )
+
     def learn(self, row: NDArray[np.float32], names: tuple[str, ...], label: str) -> None:
         """Learn one row, (features,), of a class; a class never seen before is taken in."""
         if self.names is None:

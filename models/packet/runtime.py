@@ -122,15 +122,15 @@ def open_model(
         broken = unusable_weights(data)
         if broken:
             raise ModelError(f"weights that are no numbers: {', '.join(broken[:3])}")
-        model = PacketModel(card, *_session(data, device, threads))
+        model = PacketModel(card, *new_session(data, device, threads))
         _check(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return model
 
 
-def _session(data: bytes, device: Device, threads: int) -> tuple[Any, Device]:
-    """Return an inference session, and the device that it runs on."""
+def new_session(data: bytes, device: Device, threads: int) -> tuple[Any, Device]:
+    """Return an inference session, and the device that it runs on; raises ModelError, SettingsError."""
     try:
         import onnxruntime as ort
     except ImportError:

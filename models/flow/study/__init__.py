@@ -1,0 +1,1 @@
+"""The study of cascades: trains models over depths, compares them, chooses tiers, tunes thresholds."""
