@@ -18,29 +18,24 @@ import numpy as np
 
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, PayloadSettings, ReplaySettings, topic_name
-from producers.health import Backlog, Health
 from producers.labels import LabelTable, read_labels
 from producers.metrics import serving
 from producers.pacing import Clock, Pacer, SystemClock, Timeline
-from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
 from producers.probes import ProbeSpec, total_bytes
+from producers.publisher import Admit, Publisher
 from producers.sources.capture import STDIN
 from producers.stream import ProbeStream
 from producers.summary import ReplaySummary
-from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.errors import BusError, SettingsError
 from schemas.flow_key import format_flow_id, partition_of
 from schemas.packets import NO_EXTRA, Extra, PacketBatch
-from schemas.payloads import PayloadBatch
 from schemas.topics import LABELS, PACKETS, PAYLOADS, TELEMETRY_COST
 
 OnProgress = Callable[[int, int, float | None], None]
 """Told packets sent, capture bytes read, and the fraction done (None: not known)."""
-Admit = Callable[[str, int, int], None]
-"""Asked before a batch leaves, with topic, partition and bytes; returns when it may."""
 
 _PROGRESS_NS = 100_000_000
 _NAP_NS = 250_000_000
@@ -118,7 +113,7 @@ def run_replay(
             producer.require(topic_name(bus, PAYLOADS), bus.partitions)
     run = Replay(probes, bus, options, producer, labels, stop=stop, admit=admit, total=total)
     run.on_progress = on_progress
-    with serving(options.settings, run.meters, run.health):
+    with serving(options.settings, run.publisher.meters, run.publisher.health):
         return run.run()
 
 
@@ -149,11 +144,10 @@ class Replay:
         self._options, self._bus, self._sink = options, bus, sink
         self._stop = stop or threading.Event()
         self._clock = clock or SystemClock()
-        self._admit = admit
         self._total = total
-        self._payloads_topic = topic_name(bus, PAYLOADS)
-        self._packets_topic, self._labels_topic = topic_name(bus, PACKETS), topic_name(bus, LABELS)
+        self._labels_topic = topic_name(bus, LABELS)
         self._started_ns = self._clock.wall_ns()
+        self.publisher = Publisher("replay", bus, sink, self._clock.wall_ns, options.settings.stall_s, admit)
         self._streams = [
             ProbeStream(
                 spec,
@@ -170,42 +164,25 @@ class Replay:
         ]
         self._pacer: Pacer | None = None
         self._linger_ns = int(options.settings.linger_ms * 1e6)
-        self.meter = StageMeter(
-            "replay", "packets", cpu_ns=lambda: time.process_time_ns() - self._payload_cpu_ns()
-        )
-        self.payload_meter: StageMeter | None = None
-        if options.payloads.mode != "off":
-            self.payload_meter = StageMeter("payloads", "packets", cpu_ns=self._payload_cpu_ns)
-            self.payload_meter.state_bytes = sum(s.payloads.state_bytes for s in self._streams if s.payloads)
-        self.health = Health(options.settings.stall_s)
-        self._backlog = Backlog()
-        self._told: Counter[str] = Counter()
-        self._named: Counter[str] = Counter()
-        self._sampled: Counter[str] = Counter()
+        self.meter = self.publisher.meter
         self.meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
         self._next_progress_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self.summary = ReplaySummary({s.spec.name: s.summary for s in self._streams}, options.speed)
 
-    @property
-    def meters(self) -> list[StageMeter]:
-        """The meters of the stages that run here."""
-        return [self.meter] if self.payload_meter is None else [self.meter, self.payload_meter]
-
     def _payload_stream(self, probe: str) -> PayloadStream | None:
         if self._options.payloads.mode == "off":
             return None
-        return PayloadStream(
+        stream = PayloadStream(
             probe,
             self._options.payloads,
             self._options.flow_rules,
             self._bus.partitions,
             self._started_ns,
-            self._emit_payloads,
+            self.publisher.send_payloads,
             replayed=True,
         )
-
-    def _payload_cpu_ns(self) -> int:
-        return sum(stream.payloads.cpu_ns for stream in self._streams if stream.payloads)
+        self.publisher.add_payloads(stream)
+        return stream
 
     def run(self) -> ReplaySummary:
         """Replay all loops, drain the sink and return the summary; raises as ``run_replay`` does."""
@@ -310,27 +287,7 @@ class Replay:
             late_ns = self._pacer.behind_ns(due_ns)
             self.summary.late_max_ns = max(self.summary.late_max_ns, late_ns)
             self.meter.record_ns(late_ns, batch.packets)
-        now_ns = self._clock.wall_ns()
-        value = batch.sealed(now_ns).encode()
-        if self._admit is not None:
-            self._admit(self._packets_topic, batch.partition, len(value))
-        self._sink.produce(self._packets_topic, value, batch.partition, items=batch.packets)
-        self.summary.end_marks += batch.end_of_stream
-        self.meter.items_out += batch.packets
-        self.meter.output_bytes += len(value)
-
-    def _emit_payloads(self, batch: PayloadBatch) -> None:
-        value = batch.sealed(self._clock.wall_ns()).encode()
-        if self._admit is not None:
-            self._admit(self._payloads_topic, batch.partition, len(value))
-        self._sink.produce(self._payloads_topic, value, batch.partition)
-        summary, meter = self.summary.payloads, self.payload_meter
-        summary["sent"] += batch.rows
-        summary["messages"] += 1
-        summary["message_bytes"] += len(value)
-        if meter is not None:
-            meter.items_out += batch.rows
-            meter.output_bytes += len(value)
+        self.publisher.send(batch)
 
     def _emit_label(self, table: LabelTable, row: int, flow_id: int, probe: str, offset_ns: int) -> None:
         record = table.record(row, flow_id, probe, offset_ns, self._clock.wall_ns())
@@ -346,7 +303,7 @@ class Replay:
         if now_ns >= self._next_progress_ns:
             self._next_progress_ns = now_ns + _PROGRESS_NS
             self._progress(None)
-            self._tell_meter(now_ns)
+            self._tell_meter()
         interval_ns = int(self._options.settings.telemetry_interval_s * 1e9)
         if interval_ns and now_ns >= self._next_telemetry_ns + interval_ns:
             self._next_telemetry_ns = now_ns
@@ -361,55 +318,24 @@ class Replay:
             fraction = min(1.0, done / (self._total * self._options.loops))
         self.on_progress(self.summary.total("packets_sent"), read, fraction)
 
-    def _tell_meter(self, now_ns: int) -> None:
-        """Bring the meter up to what was read, skipped and not delivered, and how long answers take."""
-        sink, meter = self._sink, self.meter
-        counts = sum((stream.frames() for stream in self._streams), Counter(not_delivered=sink.failed_items))
-        new, self._told = counts - self._told, counts
-        meter.items_in += new.pop("read", 0)
-        for reason, packets in new.items():
-            meter.drop(reason, packets)
-        for source, names in self._names_found().items():
-            meter.count(f"names_{source}", names)
-        self._tell_payloads()
-        answered = sink.acked + sink.failed
-        meter.lag_records = sink.outstanding
-        meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
-        self.health.tick(sink.outstanding, answered)
-
-    def _tell_payloads(self) -> None:
-        """Bring the payloads' meter and counts up to what was chosen and what not, and why."""
-        if self.payload_meter is None:
-            return
-        counts = sum(
-            (stream.payloads.counts() for stream in self._streams if stream.payloads), Counter[str]()
+    def _tell_meter(self) -> None:
+        names = sum((stream.names_found() for stream in self._streams), Counter[str]())
+        self.publisher.tell(
+            sum((stream.frames() for stream in self._streams), Counter[str]()),
+            {f"names_{source}": count for source, count in names.items()},
+            self._clock.monotonic_ns(),
         )
-        new, self._sampled = counts - self._sampled, counts
-        self.summary.payloads.update(new)
-        self.payload_meter.items_in += new["packets"]
-        for reason in PAYLOAD_DROPS:
-            self.payload_meter.drop(reason, new[reason])
-        for name in ("empty", "not_chosen", "octets", "flows_evicted"):
-            self.payload_meter.count(name, new[name])
-
-    def _names_found(self) -> Counter[str]:
-        """Return how many names were found since the last call, by where."""
-        found = sum((stream.names_found() for stream in self._streams), Counter[str]())
-        new, self._named = found - self._named, found
-        return new
 
     def _telemetry(self) -> None:
-        self._tell_meter(self._clock.monotonic_ns())
-        if not self._options.settings.telemetry_interval_s or not self.summary.loops:
-            return
-        for meter in self.meters:
-            value = encode("CostTelemetry", meter.snapshot(self._clock.wall_ns()))
-            self._sink.produce(topic_name(self._bus, TELEMETRY_COST), value, 0, meter.stage)
+        self._tell_meter()
+        if self._options.settings.telemetry_interval_s and self.summary.loops:
+            self.publisher.telemetry()
 
     def _account(self) -> None:
         """Fill in what the sink says became of the messages."""
         summary, sink = self.summary, self._sink
-        self._tell_payloads()
+        self.publisher.tell_payloads()
+        summary.payloads, summary.end_marks = self.publisher.payload_counts, self.publisher.end_marks
         for stream in self._streams:
             probe = stream.summary
             probe.packets_unsent = probe.packets_accepted - probe.packets_sent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,13 @@ from producers.labels import LabelTable
 from producers.names.finder import NameFinder
 from producers.names.told import NOTHING_TOLD
 from producers.pacing import Timeline
-from producers.payloads.stream import PayloadStream, waiting_since_ns
+from producers.packet_stream import Emit, Origin, PacketStream
+from producers.payloads.stream import PayloadStream
 from producers.probes import CaptureChain, ProbeSpec, moved
 from producers.sequence import Sequencer
 from producers.summary import ProbeSummary
-from schemas.packets import NO_EXTRA, Extra, PacketBatch, empty_columns
+from schemas.packets import NO_EXTRA, Extra
 
-Emit = Callable[[PacketBatch, int], None]
-"""Called with a batch and, in a paced replay, when its first packet was due on the timeline."""
 EmitLabel = Callable[[LabelTable, int, int, str, int], None]
 """Called with the table, the row, the flow id, the probe and the offset in ns."""
 
@@ -58,16 +56,22 @@ class ProbeStream:
         self._names = NameFinder() if settings.names else None
         self.payloads = payloads
         self._told = NOTHING_TOLD
-        self._sequencer = Sequencer(partitions, epoch)
+        self._stream = PacketStream(
+            Origin(spec.name, replayed=True),
+            self.batcher,
+            Sequencer(partitions, epoch),
+            self.summary,
+            emit,
+            payloads,
+        )
         self._settings = settings
         self._labels = labels
-        self._emit, self._emit_label = emit, emit_label
+        self._emit_label = emit_label
         self._chain: CaptureChain | None = None
         self._blocks: Iterator[tuple[str, PacketColumns]] = iter(())
         self._columns: PacketColumns | None = None
         self._due: NDArray[np.int64] | None = None
         self._row = 0
-        self._point = ""
         self._timeline: Timeline | None = None
         self._offset_ns = 0
         self.earliest_ns = self.latest_ns = 0
@@ -97,7 +101,7 @@ class ProbeStream:
     @property
     def waiting_since_ns(self) -> int:
         """When the first packet that waits was due; far in the future where none does."""
-        return waiting_since_ns(self.payloads, int(self.batcher.since_ns.min()))
+        return self._stream.waiting_since_ns
 
     @property
     def head_due_ns(self) -> int:
@@ -112,7 +116,8 @@ class ProbeStream:
             self.batcher.extra,
             None if self.payloads is None else self.payloads.sampler,
         )
-        self._point, self._columns = self._next_block()
+        point, self._columns = self._next_block()
+        self._stream.at(point)
         self._row = 0
         return self.head_ns
 
@@ -146,10 +151,7 @@ class ProbeStream:
         if columns is None:
             self._columns = None
             return
-        if point != self._point:
-            # A batch names one observation point.
-            self.flush()
-            self._point = point
+        self._stream.at(point)
         self._place(columns)
 
     def advance(self, until_ns: int | None) -> None:
@@ -161,13 +163,9 @@ class ProbeStream:
                 stop = int(np.searchsorted(self._due, until_ns, side="right"))
                 since = int(self._due[start])
             if stop > start:
-                part = columns.part(start, stop)
                 self._row = stop
-                for partition, views in self.batcher.add(part, since, self._told, start):
-                    self._send(partition, views)
-                if self.payloads is not None:
-                    self.payloads.add(self._point, columns, (start, stop), self._offset_ns, since)
-                self.latest_ns = max(self.latest_ns, int(part.time_ns.max()))
+                self._stream.take(columns, (start, stop), since, self._told, self._offset_ns)
+                self.latest_ns = max(self.latest_ns, int(columns.time_ns[start:stop].max()))
                 self._send_labels(self.latest_ns)
             if stop < columns.packets:
                 return
@@ -177,25 +175,14 @@ class ProbeStream:
 
     def flush(self, before_ns: int | None = None) -> None:
         """Send what waits: all, or the partitions whose first packet was due at ``before_ns`` or earlier."""
-        overdue = range(self.batcher.partitions) if before_ns is None else self.batcher.overdue(before_ns)
-        for p in overdue:
-            for partition, views in self.batcher.flush(p):
-                self._send(partition, views)
-        if self.payloads is not None:
-            self.payloads.flush(before_ns)
+        self._stream.flush(before_ns)
 
     def end(self, *, finished: bool) -> None:
         """Send what waits, mark the end on every partition and, if the loop is through, send its labels."""
         self.close()
-        self.flush()
-        for partition in range(self.batcher.partitions):
-            self._emit(self._batch(partition, empty_columns(), end_of_stream=True), 0)
-        self._sequencer.restart()
-        if self.payloads is not None:
-            self.payloads.end()
+        self._stream.end()
         if self._names is not None:
             self._names.forget()
-            self.batcher.forget_names()
         if finished:
             self._send_labels(None)
 
@@ -205,32 +192,6 @@ class ProbeStream:
         if close is not None:
             close()
         self._columns = None
-
-    def _batch(self, partition: int, views: dict[str, NDArray[Any]], *, end_of_stream: bool) -> PacketBatch:
-        return PacketBatch(
-            probe=self.spec.name,
-            epoch=self._sequencer.epoch,
-            partition=partition,
-            partitions=self.batcher.partitions,
-            sequence=self._sequencer.next(partition),
-            sent_time_ns=0,
-            columns=views,
-            observation_point=self._point,
-            end_of_stream=end_of_stream,
-            replayed=True,
-            head_packets=self.batcher.extra.head_packets,
-            head_octets=self.batcher.extra.head_octets,
-        )
-
-    def _send(self, partition: int, views: dict[str, NDArray[Any]]) -> None:
-        batch = self._batch(partition, views, end_of_stream=False)
-        self._emit(batch, int(self.batcher.since_ns[partition]))
-        summary = self.summary
-        summary.packets_sent += batch.packets
-        summary.octets += int(views["octets"].sum(dtype=np.int64))
-        summary.batches += 1
-        summary.packets_by_partition[partition] += batch.packets
-        summary.batches_by_partition[partition] += 1
 
     def _send_labels(self, passed_ns: int | None) -> None:
         """Send the labels whose time has come; None: all that are left."""
