@@ -23,6 +23,7 @@ from flowgauge.commands import (
     labels,
     models,
     packet_models,
+    probe,
     record,
     replay,
     streams,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 app.command("demo")(demo.command)
+app.command("probe")(probe.command)
 app.command("replay")(replay.command)
 app.command("streams")(streams.command)
 app.command("models")(models.command)

@@ -26,6 +26,7 @@ SECTIONS: dict[str, str] = {
     "bus": "producers.config:BusSettings",
     "packets": "producers.config:PacketsSettings",
     "replay": "producers.config:ReplaySettings",
+    "probe": "producers.probe.config:ProbeSettings",
     "payloads": "producers.config:PayloadSettings",
     "streams": "streams.config:StreamsSettings",
     "models": "models.online.config:OnlineSettings",

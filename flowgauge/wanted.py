@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import socket
+
 from flowgauge.settings import Effective
 from producers.config import PacketsSettings, ReplaySettings
 from producers.payloads.sampler import FlowRules
+from producers.probe.config import ProbeSettings
 from schemas.packets import Extra
 from streams.codegen import needed_columns, resolve
 from streams.config import StreamsSettings
@@ -24,9 +28,20 @@ def wanted_columns(effective: Effective) -> Extra:
 def replay_settings(effective: Effective) -> ReplaySettings:
     """Return the settings of the replay, which looks for names of servers where services are told by them."""
     replay = effective.get("replay", ReplaySettings)
-    if effective.get("streams", StreamsSettings).services:
-        return replay.model_copy(update={"names": True})
-    return replay
+    return replay.model_copy(update={"names": replay.names or _has_services(effective)})
+
+
+def probe_settings(effective: Effective) -> ProbeSettings:
+    """Return the settings of the live probe, with its name, which looks for names as the replay does."""
+    probe = effective.get("probe", ProbeSettings)
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:100]
+    return probe.model_copy(
+        update={"names": probe.names or _has_services(effective), "name": probe.name or host or "probe"}
+    )
+
+
+def _has_services(effective: Effective) -> bool:
+    return bool(effective.get("streams", StreamsSettings).services)
 
 
 def flow_rules(streams: StreamsSettings) -> FlowRules:

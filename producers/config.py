@@ -104,13 +104,9 @@ class PacketsSettings(Settings):
         return Extra("tcp" in self.columns, *heads)
 
 
-class ReplaySettings(MetricsSettings):
-    """How captures are replayed into the bus."""
+class SendingSettings(MetricsSettings):
+    """How decoded packets become messages, for whatever produces them."""
 
-    rebase: Literal["now", "keep"] = Field(
-        default="now",
-        description="now: the first packet gets the time of the start; keep: times stay as captured.",
-    )
     linger_ms: float = Field(
         default=10.0,
         gt=0,
@@ -121,6 +117,26 @@ class ReplaySettings(MetricsSettings):
         default=MAX_PACKETS, ge=1, le=MAX_PACKETS, description="Packets in a full batch."
     )
     block_packets: int = Field(default=8192, ge=1, le=1 << 20, description="Packets decoded at once.")
+    drain_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="How long the end waits for the broker, in s."
+    )
+    telemetry_interval_s: float = Field(
+        default=1.0, ge=0, description="Time between two records on telemetry.cost, in s; 0: none."
+    )
+    names: bool = Field(
+        default=False,
+        description="Look for the names of servers (DNS answers, TLS and QUIC server names, HTTP hosts) and tell "
+        "them on the bus. It is done anyway where streams.services has a service.",
+    )
+
+
+class ReplaySettings(SendingSettings):
+    """How captures are replayed into the bus."""
+
+    rebase: Literal["now", "keep"] = Field(
+        default="now",
+        description="now: the first packet gets the time of the start; keep: times stay as captured.",
+    )
     max_gap_s: float = Field(
         default=60.0,
         gt=0,
@@ -130,17 +146,6 @@ class ReplaySettings(MetricsSettings):
         default=1.0,
         ge=0,
         description="How long after a flow's end its label is published, in s of event time.",
-    )
-    drain_timeout_s: float = Field(
-        default=30.0, gt=0, le=3600, description="How long the end of a replay waits for the broker, in s."
-    )
-    telemetry_interval_s: float = Field(
-        default=1.0, ge=0, description="Time between two records on telemetry.cost, in s; 0: none."
-    )
-    names: bool = Field(
-        default=False,
-        description="Look for the names of servers (DNS answers, TLS and QUIC server names, HTTP hosts) and tell "
-        "them on the bus. It is done anyway where streams.services has a service.",
     )
 
 

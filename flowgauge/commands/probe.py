@@ -1,0 +1,56 @@
+"""``flowgauge probe``: packets from live interfaces onto the bus."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+
+def command(
+    interface: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--interface",
+            "-i",
+            metavar="IF",
+            help="Interface to capture from; repeatable (probe.interfaces).",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the probe; else the host's (probe.name).")
+    ] = None,
+    capture_filter: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="FILTER", help="Capture filter as tcpdump takes it (probe.filter)."),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes that share each interface's packets (probe.processes)."),
+    ] = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Capture from interfaces and send what packets tell to the bus, until Ctrl-C or SIGTERM.
+
+    Needs root or CAP_NET_RAW to open the interfaces, and gives up every right once they are open. When it stops,
+    what was taken in is sent and the end is marked; then it sums up.
+    """
+    from flowgauge.framing import start_framing
+    from flowgauge.probing import run
+    from flowgauge.settings import load
+
+    flags = {
+        "bus.bootstrap": bus,
+        "probe.interfaces": tuple(interface) if interface else None,
+        "probe.name": name,
+        "probe.filter": capture_filter,
+        "probe.processes": processes,
+    }
+    effective = load(config, flags, settings or ())
+    start_framing(effective)
+    return run(effective, as_json)

@@ -1,0 +1,1 @@
+"""The live probe: packets from interfaces and other live sources onto the bus."""

@@ -1,0 +1,85 @@
+"""Settings of the live probe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from producers.config import SendingSettings
+
+MAX_PROCESSES = 8
+"""Each process is an epoch of its own, and the flows agent remembers a bounded number of epochs."""
+
+
+class ProbeSettings(SendingSettings):
+    """What a live probe captures, and how."""
+
+    name: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
+        description="Name of the probe on the bus; empty: the host's name.",
+    )
+    interfaces: tuple[str, ...] = Field(default=(), description="Interfaces to capture from.")
+    filter: str = Field(
+        default="", description="Capture filter as tcpdump takes it, run in the kernel; needs libpcap."
+    )
+    promiscuous: bool = Field(
+        default=True, description="Have the interface take in frames for other stations too."
+    )
+    outgoing: bool = Field(
+        default=True,
+        description="Also take packets that this machine sends out of the interface. Without, a router that "
+        "captures on all its interfaces sees each forwarded packet once.",
+    )
+    timestamps: Literal["kernel", "hardware"] = Field(
+        default="kernel",
+        description="hardware: the interface's own clock, where its driver has one; both in ns.",
+    )
+    snap_octets: int = Field(
+        default=0,
+        ge=0,
+        le=262_144,
+        description="Octets of each frame to copy into the ring; 0: what is needed, 256 for headers, all where "
+        "names, payloads or heads are looked for.",
+    )
+    ring_mbytes: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Size of each ring, in MiB: interfaces × processes of them are allocated.",
+    )
+    block_kbytes: int = Field(
+        default=512, ge=64, le=4096, description="Size of a ring's blocks, in KiB; a power of two."
+    )
+    block_timeout_ms: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="After how long the kernel hands over a block that is not full, in ms.",
+    )
+    processes: int = Field(
+        default=1, ge=1, le=MAX_PROCESSES, description="Processes that share the packets of each interface."
+    )
+    fanout: Literal["hash", "cpu"] = Field(
+        default="hash",
+        description="How the kernel shares them: by flow, or by the CPU that received them. By CPU a flow's packets "
+        "may come out of order, unless the interface spreads flows over CPUs by itself (RSS).",
+    )
+    user: str = Field(
+        default="nobody",
+        description="User to become once everything is open, where the probe is started as root; empty: stay root.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of what is logged."
+    )
+    log_interval_s: float = Field(
+        default=10.0, ge=0, le=3600, description="Time between two log lines that say the same, in s."
+    )
+
+    @field_validator("block_kbytes")
+    @classmethod
+    def _is_a_power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("a power of two is needed")
+        return value

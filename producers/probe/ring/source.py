@@ -1,0 +1,238 @@
+"""An interface as a source of the probe: its ring decoded, its ups and downs survived, its drops counted."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from producers.columns import allocate
+from producers.decoder.kernel import allocate_frames, writable
+from producers.decoder.reasons import counters_of
+from producers.decoder.state import allocate_state
+from producers.names.told import NOTHING_TOLD
+from producers.probe.log import LOGGER
+from producers.probe.ring.filters import Filter, compile_filter
+from producers.probe.ring.interface import Interface, State, look_at, start_hardware_clock
+from producers.probe.ring.kernel import (
+    DONE,
+    HARDWARE,
+    MERGED,
+    RING_COUNTS,
+    SEEN,
+    TAGGED,
+    TWICE,
+    RingShape,
+    decode_ring,
+    give_back,
+)
+from producers.probe.ring.sockets import CaptureError, PacketSocket, RingSize
+from producers.probe.source import Block, Reading
+
+log = logging.getLogger(LOGGER)
+
+
+@dataclass(frozen=True)
+class RingOptions:
+    """How an interface is captured from."""
+
+    size: RingSize
+    filter: str = ""
+    snap_octets: int = 262_144
+    promiscuous: bool = True
+    outgoing: bool = True
+    hardware_time: bool = False
+    group: int | None = None
+    """Number of the group of sockets that share the interface's packets; None: this one takes all."""
+    fanout: str = "hash"
+
+
+class RingSource:
+    """Captures from one interface; opening it takes CAP_NET_RAW, nothing after that takes any right.
+
+    Args:
+        interface: its name.
+        options: how.
+        look: tells how the interface stands.
+
+    Raises:
+        CaptureError: no such interface, no right, no ring.
+        SettingsError: the filter does not compile, or sharing by such a rule is not possible.
+    """
+
+    def __init__(
+        self, interface: str, options: RingOptions, look: Callable[[str], Interface] = look_at
+    ) -> None:
+        self.name, self.at_end = interface, False
+        self._options, self._look = options, look
+        self._now = look(interface)
+        if self._now.state == State.GONE:
+            raise CaptureError(f"interface {interface}: there is none of this name")
+        self._filter = compile_filter(options.filter, self._now.link_type, options.snap_octets)
+        self._events: Counter[str] = Counter()
+        self._dropped = 0
+        self._socket = PacketSocket()
+        try:
+            self._set_up()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._frames = allocate_frames()
+        self._state = allocate_state()
+
+    def _set_up(self) -> None:
+        """Give the socket its ring and bind it to the interface as it stands now."""
+        options, packets = self._options, self._socket
+        octets = packets.make_ring(options.size)
+        if octets < options.size.octets:
+            log.warning(
+                "interface %s: no memory for a ring of %d MiB, it has %d MiB (probe.ring_mbytes)",
+                self.name, options.size.octets >> 20, octets >> 20,
+            )  # fmt: skip
+        self._raw, self._words = packets.arrays()
+        self._place = packets.first_place()
+        self._counts = np.zeros(RING_COUNTS, np.int64)
+        if options.hardware_time:
+            if reason := start_hardware_clock(self.name):
+                log.warning("interface %s: cannot switch on hardware times: %s", self.name, reason)
+            packets.use_hardware_time()
+        if not options.outgoing and not packets.ignore_outgoing():
+            raise CaptureError("probe.outgoing = false needs Linux 4.20 or later")
+        self._bind()
+        if options.group is not None:
+            packets.join(options.group, options.fanout)
+        self.ring_octets = octets
+
+    def _bind(self) -> None:
+        now = self._now
+        self._shape = RingShape(
+            self._socket.block_octets, self._socket.blocks, now.link_type, now.loopback, now.most_octets
+        )
+        self._socket.bind(self.name, self._filter)
+        if self._options.promiscuous and not now.loopback:
+            self._socket.be_promiscuous(now.index)
+
+    def start(self, reading: Reading) -> None:
+        """Take in how to read; compiles or loads the kernels."""
+        self._reading = reading
+        self._columns = allocate(reading.block_packets, reading.extra)
+        self._target = writable(self._columns)
+        if reading.names is not None:
+            self._state = self._state._replace(spots=reading.names.spots(reading.block_packets))
+        # Without room for a packet the ring is left alone.
+        target, self._target = self._target, writable(allocate(0, reading.extra))
+        self._decode()
+        give_back(self._words, self._shape, self._place)
+        if reading.names is not None:
+            reading.names.read(self._raw, self._target)
+        if reading.tap is not None:
+            reading.tap.take(self._raw, self._target, 0, 0)
+        self._target = target
+
+    def _decode(self) -> int:
+        """Decode what is at hand; return how many packets that were."""
+        tap = self._reading.tap
+        if tap is not None:
+            tap.begin(self._reading.block_packets)
+        spans = None if tap is None else tap.spans
+        return decode_ring(
+            self._raw,
+            self._shape,
+            self._place,
+            self._counts,
+            self._frames,
+            self._target,
+            0,
+            self._state,
+            spans,
+        )
+
+    def files(self) -> Sequence[int]:
+        """Return the socket."""
+        return (self._socket.fileno(),)
+
+    def read(self) -> Block | None:
+        """Return the packets of the blocks that the kernel has handed over, at most ``block_packets``."""
+        reading, rows = self._reading, self._decode()
+        told = NOTHING_TOLD
+        if reading.names is not None:
+            if self._state.spots.noted[0]:
+                reading.names.read(self._raw, self._target)
+            told = reading.names.take()
+        if reading.tap is not None and rows:
+            reading.tap.take(self._raw, self._target, 0, rows)
+        if self._place[DONE]:
+            give_back(self._words, self._shape, self._place)
+        return Block(self.name, self._columns.head(rows), told) if rows else None
+
+    def tick(self) -> None:
+        """Count what the kernel dropped, and see whether the interface came, went or is another now."""
+        found = self._socket.statistics()
+        self._dropped += found.dropped
+        self._events["ring_full"] += found.freezes
+        if found.dropped:
+            log.warning(
+                "interface %s: the kernel dropped %d packets: the ring was full (probe.ring_mbytes, probe.processes)",
+                self.name, found.dropped,
+            )  # fmt: skip
+        self._socket.error()  # it is cleared by being asked for, and then the socket is not readable for it
+        before, now = self._now, self._look(self.name)
+        if (before.state, before.index) != (now.state, now.index):
+            self._turned(before, now)
+
+    def _turned(self, before: Interface, now: Interface) -> None:
+        """Take in that the interface stands differently, or is another one of the same name."""
+        if now.state != State.GONE and now.index != before.index:
+            try:
+                self._now = now
+                self._bind()
+            except CaptureError as error:
+                self._now = before
+                log.warning("%s", error)
+                return
+            self._events["interface_returned"] += 1
+            log.warning("interface %s: there is a new one of this name, capturing goes on", self.name)
+            return
+        self._now = now if now.state != State.GONE else replace(before, state=State.GONE)
+        self._events[f"interface_{now.state.name.lower()}"] += 1
+        log.warning("interface %s is %s", self.name, now.state.value)
+
+    def set_filter(self, text: str) -> None:
+        """Have another filter decide from the next packet on; raises SettingsError where it does not compile."""
+        filter_: Filter = compile_filter(text, self._now.link_type, self._options.snap_octets)
+        self._socket.set_filter(filter_)
+        self._filter = filter_
+
+    def stop(self) -> None:
+        """Have the kernel drop, uncounted, what comes from now on."""
+        self._socket.pause()
+
+    def frames(self) -> Counter[str]:
+        """Return the frames seen, those that the kernel dropped among them, and those skipped, by reason."""
+        counted = counters_of(self._state.counts)
+        return Counter(counted.skipped) + Counter(
+            read=counted.read + self._dropped, kernel_dropped=self._dropped
+        )
+
+    def events(self) -> Counter[str]:
+        """Return counts of the ring and of the interface's ups and downs."""
+        counts = self._counts
+        return self._events + Counter(
+            frames_seen=int(counts[SEEN]),
+            loopback_copies=int(counts[TWICE]),
+            vlan_tagged=int(counts[TAGGED]),
+            offloaded=int(counts[MERGED]),
+            hardware_times=int(counts[HARDWARE]),
+        )
+
+    def gauges(self) -> dict[str, float]:
+        """Return whether the interface is up."""
+        return {f"up_{self.name}": float(self._now.state == State.UP)}
+
+    def close(self) -> None:
+        """Close the socket and let go of the ring."""
+        del self._raw, self._words
+        self._socket.close()
