@@ -6,17 +6,36 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from river import tree
+import numpy as np
+from river import drift, tree
 from river.tree.nodes.hatc_nodes import AdaLeafClassifier
 from river.tree.nodes.htc_nodes import LeafNaiveBayesAdaptive
 from river.tree.nodes.leaf import HTLeaf
+from river.tree.utils import BranchFactory
+
+from models.online.observed import Observed
+
+
+class Adwin(drift.ADWIN):  # type: ignore[misc]
+    """ADWIN with River's parameters, of which a fresh one costs little.
+
+    A leaf makes one whenever it tries to split, and River finds out each time by inspection what to make it of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def clone(self, new_params: dict[str, Any] | None = None, include_attributes: bool = False) -> Adwin:
+        """Return a fresh one."""
+        return Adwin()
 
 
 class AdaptiveTree(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
     """The same tree and answers as River's with ``leaf_prediction="mc"``, whose leaves tell their classes' shares.
 
     For each answer River copies a leaf's counts three times, and it fails where the tree that grows beside a branch
-    has branches itself. Rows must have every feature, as a number: so each branch has one way on.
+    has branches itself. Rows must have every feature, as a number: so each branch has one way on. Splits are chosen by
+    information gain among Gaussians, as River does unless told otherwise.
     """
 
     def predict_proba_one(self, x: Mapping[str, float]) -> dict[int, float]:
@@ -46,9 +65,38 @@ class AdaptiveTree(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
 class _CountingLeaf(LeafNaiveBayesAdaptive):  # type: ignore[misc]
     """A leaf that does not try naive Bayes on each row that it learns: nobody asks which would have been better."""
 
+    splitters: Any
+    """An ``Observed``; empty before the first row, None where the leaf observes no more."""
+
     def learn_one(self, x: Mapping[str, float], y: int, *, w: float = 1.0, tree: Any = None) -> None:
         """Learn a row as a leaf of majority classes does."""
         HTLeaf.learn_one(self, x, y, w=w, tree=tree)
+
+    def update_splitters(self, x: Mapping[str, float], y: int, w: float, nominal_attributes: Any) -> None:
+        """Observe a row; ``nominal_attributes`` are none here."""
+        if not self.splitters:
+            self.splitters = Observed(tuple(x))
+        self.splitters.update(x, y, w)
+
+    def best_split_suggestions(self, criterion: Any, tree: Any) -> list[BranchFactory]:
+        """Return the best threshold of each feature, behind the choice not to split."""
+        none = BranchFactory()
+        if max(self.stats.values()) / self.total_weight > tree.max_share_to_split or not self.splitters:
+            return [none]
+        observed: Observed = self.splitters
+        entropy = criterion.compute_entropy(self.stats)
+        gains, thresholds = observed.best_splits(
+            entropy, criterion.min_branch_fraction, self.splitter.n_splits
+        )
+        found = [
+            BranchFactory(gain, name, threshold) if gain > -math.inf else BranchFactory()
+            for name, gain, threshold in zip(observed.names, gains.tolist(), thresholds.tolist(), strict=True)
+        ]
+        # The tree takes the last of the best, so that one alone needs to know what its sides hold.
+        best = len(gains) - 1 - int(np.argmax(gains[::-1]))
+        if found[best].feature is not None:
+            found[best].children_stats = observed.sides(best, float(thresholds[best]))
+        return [none, *found]
 
 
 class _Leaf(AdaLeafClassifier, _CountingLeaf):  # type: ignore[misc]

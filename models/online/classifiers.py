@@ -16,7 +16,7 @@ from typing import Any
 
 from river import forest, linear_model, optim, preprocessing
 
-from models.online.adaptive_tree import AdaptiveTree
+from models.online.adaptive_tree import AdaptiveTree, Adwin
 from models.online.ensemble import Vote
 from models.online.smoothed_naive_bayes import SmoothedGaussianNB
 from schemas.errors import SettingsError
@@ -65,6 +65,7 @@ def hoeffding_adaptive_tree(
         leaf_prediction="mc",
         max_depth=_MAX_DEPTH,
         max_share_to_split=0.9,
+        drift_detector=Adwin(),
         max_size=max_mib,
         memory_estimate_period=5000,
         seed=seed,

@@ -24,7 +24,7 @@ from producers.config import BusSettings
 from schemas.errors import FlowgaugeError
 
 MAGIC = b"flowgauge model state\n"
-VERSION = 1
+VERSION = 2
 """Grows when a class that is pickled changes so that older states would not work."""
 _DIGEST_BYTES = 32
 _SLOTS = 64

@@ -315,7 +315,7 @@ UNUSABLE: list[tuple[str, Callable[[Path], bytes]]] = [
     ("is damaged", lambda p: p.read_bytes()[:500] + b"\0" + p.read_bytes()[501:]),
     ("is not a model state", lambda p: b""),
     ("is not a model state", lambda p: b"hello"),
-    ("version is 0, not 1", lambda p: with_header(p, version=0)),
+    ("version is 0, not 2", lambda p: with_header(p, version=0)),
     ("river is 0.1, not", lambda p: with_header(p, river="0.1")),
     ("python is 2.7, not", lambda p: with_header(p, python="2.7")),
     (
