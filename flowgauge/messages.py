@@ -264,9 +264,11 @@ def _model_line(r: Record) -> str:
 def _prediction_line(r: Record) -> str:
     verdict = f"{r['label']} {r['confidence']:.0%}" if r["label"] is not None else "(no prediction yet)"
     spent = r["bus_to_flows_ns"] + r["flows_ns"] + r["bus_to_model_ns"] + r["model_ns"]
+    tier = f" tier {r['tier']}" if r["tier"] else ""
+    standing = "" if r["final"] else ", provisional"
     return (
         f"{clock(r['event_time_ns'])} {verdict} {r['flow_id']} {endpoints(r)} depth {r['depth']} "
-        f"({r['representation']}) by {r['model']} {r['model_version']} in {duration(spent)}"
+        f"({r['representation']}) by {r['model']} {r['model_version']}{tier}{standing} in {duration(spent)}"
     )
 
 

@@ -17,6 +17,7 @@ _VARINT_BYTES = 10
 _ID, _COMMUNITY_ID = chr(2 * 16), chr(2 * 30)
 """What Avro writes before texts of so many characters."""
 _DOUBLE = struct.Struct("<d")
+_DEFAULT_VERDICT = (True, 0, 0.0)
 _NO_LABEL = b"\x00"
 _LABEL = b"\x02"
 """Which branch of the union ``[null, string]`` follows."""
@@ -31,8 +32,8 @@ class PredictionSource:
     model: str
     model_version: str
     replayed: bool
-    stage_times_ns: tuple[int, int, int, int, int]
-    """``probe_time_ns``, ``bus_to_flows_ns``, ``flows_ns``, ``bus_to_model_ns``, ``model_ns``."""
+    stage_times_ns: tuple[int, int, int, int, int] | None
+    """``probe_time_ns``, ``bus_to_flows_ns``, ``flows_ns``, ``bus_to_model_ns``, ``model_ns``; None: each row's own."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,49 @@ class PredictionRows:
     """(rows, 2): depth, flow end reason."""
     answers: Sequence[tuple[str | None, float]]
     """Label and confidence."""
+    stage_times: NDArray[np.int64] | None = None
+    """(rows, 5), where the rows do not share them."""
+    verdicts: Sequence[tuple[bool, int, float]] | None = None
+    """``final``, ``tier``, ``ood``; None: those of a model that is no cascade."""
 
 
 def encode_predictions(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
     """Return the message of each row."""
-    head = head_of("Prediction") + _integers((1,))
+    head = head_of("Prediction") + _integers((2,))
     probe, representation = avro_text(source.probe), avro_text(source.representation)
     tail = avro_text(source.model) + avro_text(source.model_version)
-    tail += (b"\x01" if source.replayed else b"\x00") + _integers(source.stage_times_ns)
+    tail += b"\x01" if source.replayed else b"\x00"
     labels = {label: _union(label) for label in {label for label, _ in rows.answers}}
     return [
         b"".join((
             head, f"{_ID}{prediction}{_ID}{flow}{_COMMUNITY_ID}{community}".encode(), probe, addresses,
-            place, representation, stage, labels[label], _DOUBLE.pack(confidence), tail,
+            place, representation, stage, labels[label], _DOUBLE.pack(confidence), tail, end,
         ))
-        for prediction, flow, community, addresses, place, stage, (label, confidence) in zip(
+        for prediction, flow, community, addresses, place, stage, (label, confidence), end in zip(
             rows.prediction_ids, rows.flow_ids, rows.community_ids, rows.addresses,
-            varints(rows.places), varints(rows.stages), rows.answers, strict=True,
+            varints(rows.places), varints(rows.stages), rows.answers, _ends(source, rows), strict=True,
         )
     ]  # fmt: skip
+
+
+def _ends(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
+    """Return what stands behind ``replayed`` in the message of each row."""
+    count = len(rows.prediction_ids)
+    shared = b"" if source.stage_times_ns is None else _integers(source.stage_times_ns)
+    if rows.stage_times is None and rows.verdicts is None:
+        return [shared + _verdict(_DEFAULT_VERDICT)] * count
+    times = [shared] * count if rows.stage_times is None else varints(rows.stage_times)
+    verdicts = [_DEFAULT_VERDICT] * count if rows.verdicts is None else rows.verdicts
+    return [time + _verdict(verdict) for time, verdict in zip(times, verdicts, strict=True)]
+
+
+def _verdict(verdict: tuple[bool, int, float]) -> bytes:
+    final, tier, ood = verdict
+    return (b"\x01" if final else b"\x00") + _short_integer(tier) + _DOUBLE.pack(ood)
+
+
+def _short_integer(value: int) -> bytes:
+    return _SHORT[value] if 0 <= value < len(_SHORT) else _integers((value,))
 
 
 def avro_text(text: str) -> bytes:

@@ -245,15 +245,27 @@ def _emit(rep: Representation, counts: str, interval: str, duration: str) -> lis
 
 
 def _emit_early(representations: Sequence[Representation]) -> str:
-    """Return the functions that emit early rows, and that say cheaply whether there is one to emit."""
-    depths = sorted({1} | {rep.settings.depth for rep in representations if rep.settings.kind == "early"})
-    body = ["reason = 0"]
-    for rep in representations:
-        if rep.settings.kind == "early":
-            body.append(f"if depth == 1 or depth == {rep.settings.depth}:")
-            body += ["    " + line for line in _emit(rep, "r", "r.start_ns", "r.last_ns - r.start_ns")]
-    due = _function("early_due(depth)", [], " or ".join(f"depth == {depth}" for depth in depths))
-    return due + _function("emit_early(r, probe_hash, depth, outs, filled)", body)
+    """Return the functions that emit early rows, and that say cheaply whether there is one to emit.
+
+    ``emit_early_end`` emits those of flows that end before the last depth, where that was asked for.
+    """
+    early = [rep for rep in representations if rep.settings.kind == "early"]
+    depths = sorted({depth for rep in early for depth in rep.settings.row_depths})
+    body, ends = ["reason = 0"], []
+    for rep in early:
+        lines = ["    " + line for line in _emit(rep, "r", "r.start_ns", "r.last_ns - r.start_ns")]
+        body += [f"if {_is_one_of(rep.settings.row_depths)}:", *lines]
+        if rep.settings.ends:
+            ends += [f"if depth < {rep.settings.depth}:", *lines]
+    if ends:
+        ends.insert(0, "depth = np.int64(r.packets_fwd) + np.int64(r.packets_rev)")
+    due = _function("early_due(depth)", [], _is_one_of(depths))
+    due += _function("emit_early(r, probe_hash, depth, outs, filled)", body if early else [])
+    return due + _function("emit_early_end(r, probe_hash, reason, outs, filled)", ends)
+
+
+def _is_one_of(depths: Sequence[int]) -> str:
+    return " or ".join(f"depth == {depth}" for depth in depths) or "False"
 
 
 def _emit_flow(representations: Sequence[Representation]) -> str:

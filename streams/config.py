@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,11 +20,21 @@ class RepresentationSettings(Settings):
 
     name: str = Field(description="Name of the representation; its topic is features.<name>.")
     kind: Kind = Field(
-        description="When rows are made: early (packet 1 and packet `depth`), window (end of each tumbling "
-        "window), flow (end of the flow)."
+        description="When rows are made: early (packet 1 and packet `depth`, or as `depths` says), window (end of "
+        "each tumbling window), flow (end of the flow)."
     )
     features: tuple[str, ...] = Field(description="Features computed, by name; nothing else is.")
     depth: int = Field(default=8, ge=1, le=64, description="Packets after which an early row is made again.")
+    depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Packets after which early rows are made, such as [1, 2, 3, 5, 10], in place of 1 and `depth`; the "
+        "last of them is the depth then.",
+    )
+    ends: bool = Field(
+        default=False,
+        description="Also make an early row when a flow ends before the last of these packets, with its end reason.",
+    )
     every_s: float = Field(
         default=1.0, ge=0.01, le=3600, description="Length of the tumbling windows in seconds."
     )
@@ -34,6 +45,32 @@ class RepresentationSettings(Settings):
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
             raise ValueError("a representation's name is lower-case letters, digits and underscores")
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _depth_is_the_last(cls, given: Any) -> Any:
+        """Let ``depths`` alone say how deep features look."""
+        if not isinstance(given, Mapping) or not given.get("depths"):
+            return given
+        depths = given["depths"]
+        if not isinstance(depths, list | tuple) or not all(isinstance(depth, int) for depth in depths):
+            return given  # the field says what is wrong
+        return {"depth": max(depths), **given}
+
+    @model_validator(mode="after")
+    def _depths_fit(self) -> Self:
+        if self.kind != "early" and (self.depths or self.ends):
+            raise ValueError(
+                f"depths and ends are of early representations; {self.name} is of kind {self.kind}"
+            )
+        if self.depths and self.depth != max(self.depths):
+            raise ValueError(f"depth is {self.depth}, but the last of depths is {max(self.depths)}")
+        return self
+
+    @property
+    def row_depths(self) -> tuple[int, ...]:
+        """Return the packets after which an early representation makes rows, in order."""
+        return tuple(sorted(set(self.depths or (1, self.depth))))
 
     @property
     def service_number(self) -> int:

@@ -74,7 +74,9 @@ class Plan:
         """Return a digest of what saved rows depend on: equal layouts can take over each other's state."""
         fields: Mapping[str, Any] = self.row_dtype.fields or {}
         rows = sorted((offset, name, str(kind)) for name, (kind, offset, *_) in fields.items())
-        shape = repr((rows, [r.settings.model_dump() for r in self.representations], self.services))
+        # When rows are made is no part of a saved row.
+        settings = [r.settings.model_dump(exclude={"depths", "ends"}) for r in self.representations]
+        shape = repr((rows, settings, self.services))
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
     def drain(self) -> Iterator[tuple[int, dict[str, Array]]]:

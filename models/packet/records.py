@@ -144,7 +144,7 @@ class Rows:
         number = min(int(columns["packet_number"][last_row]), _MOST)
         return {
             **self.flows[flow],
-            "schema_version": 1,
+            "schema_version": 2,
             "prediction_id": prediction_id(self.model[0], int(columns["flow_id"][flow]), number),
             "community_id": community_id(
                 columns["address_a"][flow].tobytes(),

@@ -83,7 +83,7 @@ def payload_batch() -> bytes:
 
 RECORDS: dict[str, dict[str, Any]] = {
     "Prediction": {
-        "schema_version": 1,
+        "schema_version": 2,
         "prediction_id": "00000000deadbeef",
         "flow_id": "fedcba9876543210",
         "community_id": "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
@@ -108,6 +108,9 @@ RECORDS: dict[str, dict[str, Any]] = {
         "flows_ns": 90_000,
         "bus_to_model_ns": 1_200_000,
         "model_ns": 450_000,
+        "final": False,
+        "tier": 2,
+        "ood": 1.25,
     },
     "PacketPrediction": {
         "schema_version": 1,

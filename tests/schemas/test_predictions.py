@@ -32,6 +32,7 @@ SHARED = st.fixed_dictionaries(
         **dict.fromkeys(TIMES, NATURAL),
     }
 )
+VERDICT = st.tuples(st.booleans(), INT, st.floats(allow_nan=False))
 ROW = st.fixed_dictionaries(
     {
         "prediction_id": HEX,
@@ -48,12 +49,20 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@given(SHARED, st.lists(ROW, max_size=5))
-def test_rows_are_the_bytes_of_the_codec(shared: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+@given(SHARED, st.lists(ROW, max_size=5), st.booleans(), st.booleans(), st.data())
+def test_rows_are_the_bytes_of_the_codec(
+    shared: dict[str, Any],
+    rows: list[dict[str, Any]],
+    own_times: bool,
+    own_verdicts: bool,
+    data: st.DataObject,
+) -> None:
     a, b, c, d, e = (shared[name] for name in TIMES)
+    verdicts = [data.draw(VERDICT) if own_verdicts else (True, 0, 0.0) for _ in rows]
+    times = [[data.draw(LONG) if own_times else shared[name] for name in TIMES] for _ in rows]
     source = PredictionSource(
         shared["probe"], shared["representation"], shared["model"], shared["model_version"],
-        shared["replayed"], (a, b, c, d, e),
+        shared["replayed"], None if own_times else (a, b, c, d, e),
     )  # fmt: skip
     columns = PredictionRows(
         [r["prediction_id"] for r in rows],
@@ -63,9 +72,20 @@ def test_rows_are_the_bytes_of_the_codec(shared: dict[str, Any], rows: list[dict
         np.array([[r[name] for name in PLACES] for r in rows], dtype=np.int64).reshape(-1, 5),
         np.array([[r[name] for name in STAGES] for r in rows], dtype=np.int64).reshape(-1, 2),
         [(r["label"], r["confidence"]) for r in rows],
+        np.array(times, dtype=np.int64).reshape(-1, 5) if own_times else None,
+        verdicts if own_verdicts else None,
     )
     written = encode_predictions(source, columns)
-    wanted = [{"schema_version": 1, **shared, **row} for row in rows]
+    wanted = [
+        {
+            "schema_version": 2,
+            **shared,
+            **row,
+            **dict(zip(TIMES, own, strict=True)),
+            **dict(zip(("final", "tier", "ood"), verdict, strict=True)),
+        }
+        for row, own, verdict in zip(rows, times, verdicts, strict=True)
+    ]
     assert written == [encode("Prediction", record) for record in wanted]
     assert [decode("Prediction", value) for value in written] == wanted
 

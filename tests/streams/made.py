@@ -235,6 +235,10 @@ REPRESENTATIONS = (
         name="deep", kind="early", depth=10, features=("packet_sequence", "size_statistics")
     ),
     RepresentationSettings(
+        name="steps", kind="early", depths=(1, 2, 3, 5), ends=True, features=("packet_sequence", "ttl")
+    ),
+    RepresentationSettings(name="later", kind="early", depths=(4,), ends=True, features=("protocol",)),
+    RepresentationSettings(
         name="window", kind="window", every_s=1.0, features=("totals", "size_statistics", "gap_statistics")
     ),
     RepresentationSettings(name="short", kind="window", every_s=0.25, features=("totals", "packet_sequence")),

@@ -201,7 +201,7 @@ class Reference:
             if r.kind == "window":
                 start = now // r.every_ns * r.every_ns
                 flow.windows.setdefault(r.name, (start, []))[1].append(seen)
-            elif r.kind == "early" and len(flow.seen) in (1, r.depth):
+            elif r.kind == "early" and len(flow.seen) in (r.depths or (1, r.depth)):
                 self._emit(r, flow, flow.seen, flow.first.time_ns, flow.last_ns - flow.first.time_ns, 0)
         if p.flags & FIN:
             flow.fins.add(reverse)
@@ -230,7 +230,7 @@ class Reference:
         self._close_windows(flow, at, 0)
         self._close_windows(flow, math.inf, reason)
         for r in self.settings.representations:
-            if r.kind == "flow":
+            if r.kind == "flow" or (r.ends and len(flow.seen) < r.depth):
                 self._emit(r, flow, flow.seen, flow.first.time_ns, flow.last_ns - flow.first.time_ns, reason)
         del self.flows[flow.flow]
 

@@ -132,6 +132,64 @@ def test_several_depths_and_window_lengths_at_once_up_to_the_largest() -> None:
     assert len([r for r in rows if r.representation == "minute"]) == len(minutes)
 
 
+def test_early_rows_come_at_the_depths_asked_for_and_no_others() -> None:
+    plan = Plan(
+        brisk(
+            representations=(
+                rep("usual", "early", "packet_sequence", depth=5),
+                rep("steps", "early", "packet_sequence", depths=[5, 1, 2, 2]),
+                rep("last", "early", "packet_sequence", depths=[4]),
+            )
+        )
+    )
+    made = packets(7)
+    rows = run(plan, made).rows
+    depths = {n: [r["depth"] for r in rows if r.representation == n] for n in ("usual", "steps", "last")}
+    assert depths == {"usual": [1, 5], "steps": [1, 2, 5], "last": [4]}
+    # Where both make one, it is the same row.
+    usual, steps = (
+        {r["depth"]: (r.identity, r.features) for r in rows if r.representation == n}
+        for n in ("usual", "steps")
+    )
+    assert {depth: steps[depth] for depth in usual} == usual
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_a_flow_that_ends_before_the_last_depth_has_one_more_row_where_asked_for(count: int) -> None:
+    chosen = rep("steps", "early", "packet_sequence", depths=[1, 3, 5], ends=True)
+    without = chosen.model_copy(update={"ends": False})
+    rows = run(Plan(brisk(representations=(chosen,))), packets(count)).rows
+    assert [r for r in rows if r["flow_end_reason"] == 0] == run(
+        Plan(brisk(representations=(without,))), packets(count)
+    ).rows
+    ends = [(r["depth"], r["flow_end_reason"]) for r in rows if r["flow_end_reason"]]
+    assert ends == ([(count, 4)] if count < 5 else [])
+
+
+def test_ends_nobody_asked_for_are_not_in_the_kernel() -> None:
+    source = source_of(resolve([rep("r", "early", "packet_sequence", depths=[1, 3])]))
+    assert "def emit_early_end(r, probe_hash, reason, outs, filled):\n    pass\n" in source
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "flow", "depths": [1, 2]}, "of kind flow"),
+        ({"kind": "window", "ends": True}, "of kind window"),
+        ({"depths": [1, 2], "depth": 8}, "the last of depths is 2"),
+        ({"depths": [0]}, "greater than or equal to 1"),
+        ({"depths": [65]}, "less than or equal to 64"),
+        ({"depths": "1,2"}, "tuple"),
+        ({"depths": ["x"]}, "integer"),
+    ],
+)
+def test_depths_that_cannot_be_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RepresentationSettings.model_validate(
+            {"name": "r", "kind": "early", "features": ("totals",), **wrong}
+        )
+
+
 def test_equal_choices_share_a_kernel_and_others_do_not() -> None:
     one = resolve([rep("flow", "flow", "totals")])
     assert load_kernel(one) is load_kernel(resolve([rep("flow", "flow", "totals")]))
