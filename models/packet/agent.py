@@ -65,7 +65,7 @@ class PacketModelAgent:
         bus: BusSettings,
         sink: Sink,
         model: PacketModel,
-        live: LiveModels,
+        live: LiveModels[PacketModel],
         schedule: Schedule = on_event_loop,
     ) -> None:
         """Serve ``model`` until ``live`` has another."""
@@ -171,7 +171,7 @@ class PacketModelAgent:
         if group:
             self._answer(group)
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change[PacketModel]) -> None:
         """Go over to a new version, between two runs; or say why not."""
         if change.model is None:
             self.totals["models_refused"] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +9,7 @@ from collections.abc import Callable
 from models.packet.agent import INPUT_TOPICS, PacketModelAgent
 from models.packet.config import PacketModelSettings
 from models.packet.library import Library
-from models.packet.live import LiveModel
-from models.packet.runtime import PacketModel
+from models.packet.live import LiveModel, first_version
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from producers.health import Health
@@ -24,12 +22,6 @@ from schemas.topics import (
     TELEMETRY_COST,
 )
 from streams.faust_app import Runner
-
-log = logging.getLogger("flowgauge")
-
-_POLL_S = 0.1
-_PATIENCE_S = 1.0
-"""How long the first model may take before anything is said about it."""
 
 REQUIRED = (
     *((name, True) for name in (*INPUT_TOPICS, PREDICTIONS_PACKET, PREDICTIONS_FLOW)),
@@ -64,7 +56,7 @@ def run_worker(
         health = Health(settings.stall_s)
         # Waiting for a model is no fault: whoever checks the worker's health is told so from the start.
         with serving(settings, [], health):
-            model = _first_model(live, settings, stop, health)
+            model = first_version(live, stop, health, _missing(settings))
         if model is None:
             return 0, Counter()
         agent = PacketModelAgent(settings, bus, sink, model, live)
@@ -72,26 +64,8 @@ def run_worker(
     return code, agent.counts()
 
 
-def _first_model(
-    live: LiveModel, settings: PacketModelSettings, stop: threading.Event, health: Health
-) -> PacketModel | None:
-    """Wait for a model that can be used; None where the worker is stopped before."""
-    waited_s, told = 0.0, False
-    while not stop.is_set():
-        change = live.poll()
-        if change is not None and change.model is not None:
-            return change.model
-        if change is not None:
-            log.error("model %s is refused: %s", change.title, change.problem)
-        if not told and (change is not None or waited_s >= _PATIENCE_S):
-            told = True
-            log.warning(
-                "no usable version of the model %s is live yet (library %s): payloads wait on the bus; "
-                "flowgauge packet-models publish makes one live",
-                settings.name,
-                Library(settings.library).root,
-            )
-        health.tick(0, 0)
-        stop.wait(_POLL_S)
-        waited_s += _POLL_S
-    return None
+def _missing(settings: PacketModelSettings) -> str:
+    return (
+        f"no usable version of the model {settings.name} is live yet (library {Library(settings.library).root}): "
+        "payloads wait on the bus; flowgauge packet-models publish makes one live"
+    )

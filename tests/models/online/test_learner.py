@@ -49,7 +49,7 @@ def test_a_prediction_record_says_who_what_when_and_how_long() -> None:
     (record,) = records(model.on_features(batch, received_time_ns=1800, clock=lambda: 1850))
     version = model.classifiers["early"].version
     assert record == {
-        "schema_version": 1,
+        "schema_version": 2,
         "prediction_id": record["prediction_id"],
         "flow_id": "abcd000000000001",
         "community_id": record["community_id"],
@@ -74,6 +74,9 @@ def test_a_prediction_record_says_who_what_when_and_how_long() -> None:
         "flows_ns": 200,
         "bus_to_model_ns": 100,
         "model_ns": 50,
+        "final": True,
+        "tier": 0,
+        "ood": 0.0,
     }
     assert record["community_id"].startswith("1:")
     assert decode("Prediction", encode("Prediction", record)) == record
