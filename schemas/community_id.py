@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ def is_one_way(protocol: int, port_a: int) -> bool:
     return protocol == ICMP6 and port_a not in ICMP6_COUNTERPART
 
 
+# Several rows of a flow come one after the other; each is a cut of some microseconds.
+@lru_cache(maxsize=1 << 14)
 def community_id(
     source: bytes, destination: bytes, source_port: int, destination_port: int, protocol: int, ip_version: int
 ) -> str:

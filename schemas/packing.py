@@ -45,12 +45,12 @@ def _packed(values: Integers, whole: NDArray[np.bool_], by_division: bool) -> tu
 
 def octets_of(numbers: Integers, rows: int) -> int:
     """Return how many octets the codes of columns take; raises CodecError for numbers that cannot be."""
-    kinds = numbers[:, 0]
-    if len(kinds) and (int(kinds.min()) < 0 or int(kinds.max()) > 4 * MOST_BITS + 3):
+    if rows < 0 or rows * len(numbers) > MOST_VALUES:
+        raise CodecError(f"{len(numbers)} packed columns of {rows} rows")
+    octets: int = _octets(numbers, rows)
+    if octets < 0:
         raise CodecError("a packed column of another form")
-    if rows < 0 or rows * len(kinds) > MOST_VALUES:
-        raise CodecError(f"{len(kinds)} packed columns of {rows} rows")
-    return int((((kinds >> 2) * rows + 7) >> 3).sum())
+    return octets
 
 
 def numbers_of(flat: list[int]) -> Integers:
@@ -63,8 +63,8 @@ def numbers_of(flat: list[int]) -> Integers:
 
 def unpack_integers(numbers: Integers, octets: bytes, rows: int) -> Integers:
     """Return packed columns as (columns, rows); ``octets`` are as many as ``octets_of`` says."""
-    words: NDArray[np.uint64] = np.zeros(len(octets) // 8 + 2, "<u8")
-    words.view(np.uint8)[: len(octets)] = np.frombuffer(octets, np.uint8)
+    # Two words more than there are, since the last codes are read with the words behind them.
+    words: NDArray[np.uint64] = np.frombuffer(octets + bytes(16 + -len(octets) % 8), "<u8")
     values: Integers = np.empty((len(numbers), rows), np.int64)
     _read(words.astype(np.uint64, copy=False), numbers, values)
     return values
@@ -76,6 +76,18 @@ def unpack_floats(numbers: Integers, octets: bytes, rows: int) -> NDArray[np.flo
     matrix: NDArray[np.float32] = np.empty((rows, len(numbers)), np.float32)
     _as_floats(values, numbers, matrix, matrix.view(np.uint32))
     return matrix
+
+
+@njit(cache=True, nogil=True)
+def _octets(numbers: Integers, rows: int) -> int:
+    """Return how many octets columns take, -1 where there is no such column."""
+    octets = 0
+    for c in range(len(numbers)):
+        kind = numbers[c, 0]
+        if kind < 0 or kind > 4 * MOST_BITS + 3:
+            return -1
+        octets += ((kind >> 2) * rows + 7) >> 3
+    return octets
 
 
 @njit(cache=True, nogil=True)

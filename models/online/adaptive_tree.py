@@ -13,7 +13,8 @@ from river.tree.nodes.htc_nodes import LeafNaiveBayesAdaptive
 from river.tree.nodes.leaf import HTLeaf
 from river.tree.utils import BranchFactory
 
-from models.online.observed import Observed
+from models.online.observed import Floats, Observed
+from models.online.paths import Paths
 
 
 class Adwin(drift.ADWIN):  # type: ignore[misc]
@@ -38,19 +39,39 @@ class AdaptiveTree(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
     information gain among Gaussians, as River does unless told otherwise.
     """
 
+    _paths: Paths | None = None
+
     def predict_proba_one(self, x: Mapping[str, float]) -> dict[int, float]:
         """Return the probability of each class that the leaves reached know; empty where there is none."""
+        return self.predict_proba_rows(np.array([tuple(x.values())], dtype=np.float64), tuple(x))[0]
+
+    def predict_proba_rows(self, values: Floats, names: tuple[str, ...]) -> list[dict[int, float]]:
+        """Return what ``predict_proba_one`` does for each row; rows of the same leaves share one answer.
+
+        Args:
+            values: (rows, features).
+            names: names of the columns.
+        """
         if self._root is None:
-            return {}
-        leaves: list[Any] = []
-        _walk(self._root, x, leaves)
-        if len(leaves) == 1:
-            return _shares(leaves[0].stats)
-        out: dict[int, float] = {}
-        for leaf in leaves:
-            for code, share in leaf.prediction(x).items():
-                out[code] = out.get(code, 0.0) + share
-        return _shares(out)
+            return [{}] * len(values)
+        grown = (
+            self._n_active_leaves + self._n_inactive_leaves,
+            self._n_alternate_trees + self._n_pruned_alternate_trees + self._n_switch_alternate_trees,
+        )
+        if self._paths is None or self._paths.tree != (id(self._root), *grown, names):
+            self._paths = Paths(self._root, (id(self._root), *grown, names))
+        known: dict[tuple[Any, ...], dict[int, float]] = {}
+        out = []
+        for leaves in self._paths.leaves(values):
+            answer = known.get(leaves)
+            if answer is None:
+                answer = known[leaves] = _united(leaves)
+            out.append(answer)
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is kept of the tree: its paths are found again."""
+        return {name: value for name, value in vars(self).items() if name != "_paths"}
 
     def _new_leaf(self, initial_stats: dict[int, float] | None = None, parent: Any = None) -> _Leaf:
         return _Leaf(
@@ -107,13 +128,15 @@ class _Leaf(AdaLeafClassifier, _CountingLeaf):  # type: ignore[misc]
         return _shares(self.stats, self._mean_error.get() ** 2 or 1.0)
 
 
-def _walk(node: Any, x: Mapping[str, float], leaves: list[Any]) -> None:
-    """Add the leaf that a row comes to, and those in the trees beside the branches on its way."""
-    while type(node) is not _Leaf:
-        if node._alternate_tree is not None:
-            _walk(node._alternate_tree, x, leaves)
-        node = node.children[x[node.feature] > node.threshold]
-    leaves.append(node)
+def _united(leaves: tuple[_Leaf, ...]) -> dict[int, float]:
+    """Return the answer of the leaves that a row reaches: mostly one, more where trees grow beside branches."""
+    if len(leaves) == 1:
+        return _shares(leaves[0].stats)
+    out: dict[int, float] = {}
+    for leaf in leaves:
+        for code, share in leaf.prediction({}).items():
+            out[code] = out.get(code, 0.0) + share
+    return _shares(out)
 
 
 def _shares(counts: Mapping[int, float], divisor: float = 1.0) -> dict[int, float]:

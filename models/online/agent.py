@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from models.online import observed
+from models.online import observed, paths
 from models.online.backlog import Source, positions, read_backlog
 from models.online.config import OnlineSettings
 from models.online.drift import prepare_tests
@@ -55,6 +55,7 @@ def _warm_up(settings: OnlineSettings) -> None:
     """Compile and import now what would hold up the first messages."""
     varints(np.zeros((1, 1), dtype=np.int64))
     observed.warm_up()
+    paths.warm_up()
     if settings.drift:
         prepare_tests()
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river.base import Ensemble
 
+from models.online.adaptive_tree import AdaptiveTree
 from models.online.classifiers import Recipe
 from models.online.ensemble import Vote
 
@@ -59,8 +60,15 @@ class OnlineClassifier:
         """
         if self.names is None:
             return [NO_PREDICTION] * len(rows)
-        fixed, ask, answer = self.names, self._model.predict_proba_one, self._answer
-        return [answer(ask(dict(zip(fixed, v, strict=True)))) for v in self._values(rows, names)]
+        fixed, answer = self.names, self._answer
+        values = self._values(rows, names)
+        if isinstance(self._model, AdaptiveTree):
+            asked = self._model.predict_proba_rows(values, fixed)
+            answers = {id(probabilities): probabilities for probabilities in asked}
+            said = {key: answer(probabilities) for key, probabilities in answers.items()}
+            return [said[id(probabilities)] for probabilities in asked]
+        ask = self._model.predict_proba_one
+        return [answer(ask(dict(zip(fixed, v, strict=True)))) for v in values.tolist()]
 
     def probabilities(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float32]:
         """Return the probability of each class, (rows, classes) in the order of ``classes``.
@@ -90,7 +98,7 @@ class OnlineClassifier:
         if code is None:
             code = self._code[label] = len(self.classes)
             self.classes.append(label)
-        values = self._values(row[np.newaxis], names)[0]
+        values = self._values(row[np.newaxis], names)[0].tolist()
         self._model.learn_one(dict(zip(self.names, values, strict=True)), code)
         self.labels_learned += 1
 
@@ -120,14 +128,14 @@ class OnlineClassifier:
             self._memory_bytes = _memory_bytes(self._model)
         return self._memory_bytes
 
-    def _values(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> list[list[float]]:
+    def _values(self, rows: NDArray[np.float32], names: tuple[str, ...]) -> NDArray[np.float64]:
         """Return rows in the model's order of features, under a signed logarithm."""
         values = rows.astype(np.float64)
         if names != self.names:
             # One more column, of zeros, is where missing features look.
             values = np.pad(values, ((0, 0), (0, 1)))[:, self._columns(names)]
         values[~np.isfinite(values)] = 0.0
-        scaled: list[list[float]] = (np.sign(values) * np.log1p(np.abs(values))).tolist()
+        scaled: NDArray[np.float64] = np.sign(values) * np.log1p(np.abs(values))
         return scaled
 
     def _columns(self, names: tuple[str, ...]) -> NDArray[np.intp]:
