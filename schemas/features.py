@@ -35,8 +35,11 @@ ROW_COLUMNS = tuple(c for c in COLUMNS if c.width_field is None)
 _SERVICE_ROWS = tuple(c for c in SERVICE_COLUMNS if c.rows == "service_rows")
 PACKED = tuple(c.name for c in (*ROW_COLUMNS, *_SERVICE_ROWS))
 """Columns of integers in the order in which they are packed; the last three where services are named."""
+_PACKED_ELEMENTS = tuple((c.name, c.element) for c in (*ROW_COLUMNS, *_SERVICE_ROWS))
 _ADDRESSES = ("source_address", "destination_address")
 _FROM_INTERVAL = ("start_ns", "end_ns")
+_FROM_INTERVAL_AT = [PACKED.index(name) for name in _FROM_INTERVAL]
+_INTERVAL_AT, _IP_VERSION_AT = PACKED.index("interval_start_ns"), PACKED.index("ip_version")
 _WORDS = 3
 """Numbers of four octets in an IPv6 address beyond the first."""
 
@@ -111,6 +114,10 @@ class FeatureBatch:
 _EMPTY = {c.name: b"" for c in _DECLARED}
 
 
+_NONE_LONGER = (np.zeros((len(_ADDRESSES) * _WORDS, 3), np.int64), b"")
+"""What ``pack_integers`` gives where all rows are of IPv4."""
+
+
 def _pack_columns(columns: dict[str, Array]) -> dict[str, Any]:
     """Return the fields that hold all columns but ``texts``."""
     rows = len(columns["flow_id"])
@@ -128,8 +135,12 @@ def _pack_columns(columns: dict[str, Array]) -> dict[str, Any]:
             if name in _FROM_INTERVAL:
                 integers[i] -= columns["interval_start_ns"]
     longer = columns["ip_version"] != 4
-    words = np.concatenate([address[longer, 1:].T for address in addresses]).astype(np.int64)
-    packed = (pack_integers(integers), pack_integers(words), pack_floats(columns["features"]))
+    if longer.any():
+        words = np.concatenate([address[longer, 1:].T for address in addresses]).astype(np.int64)
+        further = pack_integers(words)
+    else:
+        further = _NONE_LONGER
+    packed = (pack_integers(integers), further, pack_floats(columns["features"]))
     numbers = np.concatenate([numbers.ravel() for numbers, _ in packed])
     return {"packing": numbers.tolist(), "packed": b"".join(octets for _, octets in packed)}
 
@@ -137,43 +148,44 @@ def _pack_columns(columns: dict[str, Array]) -> dict[str, Any]:
 def _unpack_columns(record: dict[str, Any]) -> dict[str, Array]:
     """Return all columns but ``texts``; raises CodecError where they are not packed as they must be."""
     numbers, octets, rows = numbers_of(record["packing"]), record["packed"], record["row_count"]
-    declared = {c.name: c for c in (*ROW_COLUMNS, *_SERVICE_ROWS)}
-    names = PACKED if record["service_rows"] else PACKED[: len(ROW_COLUMNS)]
-    own, words = len(names), len(_ADDRESSES) * _WORDS
+    own = len(PACKED) if record["service_rows"] else len(ROW_COLUMNS)
+    words = len(_ADDRESSES) * _WORDS
     if len(numbers) != own + words + record["feature_count"]:
         raise CodecError(f"{len(numbers)} packed columns for {record['feature_count']} features")
     first = octets_of(numbers[:own], rows)
-    integers = dict(zip(names, _integers(numbers[:own], octets[:first], rows), strict=True))
-    longer = integers["ip_version"] != 4
+    if len(octets) < first:
+        raise _wrong_octets(octets, numbers, rows)
+    integers = unpack_integers(numbers[:own], octets[:first], rows)
+    integers[_FROM_INTERVAL_AT, :] += integers[_INTERVAL_AT]
+    longer = integers[_IP_VERSION_AT] != 4
     count = int(np.count_nonzero(longer))
     second = first + octets_of(numbers[own : own + words], count)
-    further = _integers(numbers[own : own + words], octets[first:second], count)
     if len(octets) != second + octets_of(numbers[own + words :], rows):
-        raise CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
+        raise _wrong_octets(octets, numbers, rows)
+    further = unpack_integers(numbers[own : own + words], octets[first:second], count) if count else None
     columns: dict[str, Array] = {}
-    for name, column in integers.items():
+    for column, (name, element) in zip(integers, _PACKED_ELEMENTS[:own], strict=True):
         if name in _ADDRESSES:
             at = _WORDS * _ADDRESSES.index(name)
-            columns[name] = _addresses(column, further[at : at + _WORDS], longer)
+            columns[name] = _addresses(
+                column, further if further is None else further[at : at + _WORDS], longer
+            )
         else:
-            if name in _FROM_INTERVAL:
-                column += integers["interval_start_ns"]
-            columns[name] = column.astype(declared[name].element)
+            columns[name] = column.astype(element)
     columns["features"] = unpack_floats(numbers[own + words :], octets[second:], rows)
     return columns
 
 
-def _integers(numbers: Integers, octets: bytes, rows: int) -> Integers:
-    if len(octets) != octets_of(numbers, rows):
-        raise CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
-    return unpack_integers(numbers, octets, rows)
+def _wrong_octets(octets: bytes, numbers: Integers, rows: int) -> CodecError:
+    return CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
 
 
-def _addresses(first: Array, further: Integers, longer: Array) -> Array:
+def _addresses(first: Array, further: Integers | None, longer: Array) -> Array:
     """Return addresses, (rows, 16) uint8, of their first number and, where they are longer, the three others."""
     words = np.zeros((len(first), 1 + _WORDS), ">u4")
     words[:, 0] = first
-    words[longer, 1:] = further.T
+    if further is not None:
+        words[longer, 1:] = further.T
     return words.view(np.uint8)
 
 

@@ -96,10 +96,13 @@ class WaitingFlows:
         else:
             self._flows.move_to_end(flow_id)
         # The probe of the first record stands: a label may name another, but the flow id has the probe in it.
-        known = self._probes.setdefault(flow.probe, _Probe())
+        known = self._probes.get(flow.probe)
+        if known is None:
+            known = self._probes[flow.probe] = _Probe()
         known.flows[flow_id] = flow
         known.flows.move_to_end(flow_id)
-        flow.last_ns = max(flow.last_ns, event_ns)
+        if event_ns > flow.last_ns:
+            flow.last_ns = event_ns
         return flow
 
     def watermark_ns(self, probe: str) -> int | None:

@@ -35,9 +35,9 @@ from schemas.errors import BusError
 from schemas.topics import PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.config import StreamsSettings
 
-PARTITIONS = 2
-"""Unless the settings say otherwise: as many as two workers on two cores have use for. Each partition has messages of
-its own, and at a moderate rate it is messages that cost, not packets."""
+PARTITIONS = 1
+"""Unless the settings say otherwise: one for each flows worker. Each partition has messages and requests of its own,
+and at a moderate rate it is those that cost, not packets."""
 WARM_S = 5.0
 """Predictions of the first seconds are not measured: code is being compiled and read from disk."""
 MAX_GAP_S = 0.2
