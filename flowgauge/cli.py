@@ -11,6 +11,7 @@ import typer
 from flowgauge.commands import (
     bench,
     broker,
+    cascade,
     check,
     cost,
     costs,
@@ -64,6 +65,7 @@ app.command("explore")(explore.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")
+app.add_typer(cascade.app, name="cascade")
 app.add_typer(feature.app, name="feature")
 app.add_typer(study.app, name="study")
 app.add_typer(broker.app, name="broker")

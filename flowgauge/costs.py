@@ -11,7 +11,8 @@ Record = dict[str, Any]
 
 SOURCES = ("probe", "replay")
 PACKET_MODELS = "packet-models"
-ORDER = (*SOURCES, "payloads", "flows", "models", PACKET_MODELS, "record")
+CASCADE = "cascade"
+ORDER = (*SOURCES, "payloads", "flows", "models", CASCADE, PACKET_MODELS, "record")
 WINDOW_S = 10.0
 GRACE_NS = 2_000_000_000
 """What was sent so long before a stage told its counts, while nothing waited, must be in them."""
@@ -19,6 +20,8 @@ GONE_NS = 5_000_000_000
 """A process that has told nothing for so long, and for three of its intervals, runs no more."""
 BEHIND_S = 1.0
 """A stage that is less behind has messages on their way, not a lag."""
+_MODELS = ("models", CASCADE)
+"""Stages that take rows of features."""
 _PAYLOADS = "payloads of packets"
 """What is sent into that hop; not a representation's name, which has no spaces."""
 _BROKEN = ("failed", "not_delivered")
@@ -196,8 +199,8 @@ class PipelineCosts:
         self._newest_ns = 0
         self._sent: dict[str, _Ledger] = {}
         """By what is sent: ``packets``, ``_PAYLOADS``, or a representation."""
-        self._models: dict[str, Counter[str]] = {}
-        """Rows taken by model and representation."""
+        self._models: dict[tuple[str, str], Counter[str]] = {}
+        """Rows taken by representation, of each stage and model."""
         self._packet_models: Counter[str] = Counter()
         """Packets taken by packet model."""
         self._wanted = dict(representations or {})
@@ -223,8 +226,8 @@ class PipelineCosts:
             for name, rows in record["counters"].items():
                 if name.startswith("rows_"):
                     self._note(name.removeprefix("rows_"), record, rows)
-        elif stage == "models":
-            taken = self._models.setdefault(record["detail"], Counter())
+        elif stage in _MODELS:
+            taken = self._models.setdefault((stage, record["detail"]), Counter())
             for name, rows in record["counters"].items():
                 if name.startswith("rows_in_"):
                     taken[name.removeprefix("rows_in_")] += rows
@@ -252,10 +255,12 @@ class PipelineCosts:
             yield self._hop(sources, "flows", "packets", "packets", taken)
 
     def _row_hops(self) -> Iterator[Hop]:
-        for model, taken in self._models.items():
-            for representation in sorted({*self._wanted.get(model, ()), *taken}):
+        for (stage, model), taken in self._models.items():
+            wanted = self._wanted.get(model, ()) if stage == "models" else ()
+            alone = [one for one, _ in self._models].count(stage) == 1
+            for representation in sorted({*wanted, *taken}):
                 what = f"rows of features.{representation}"
-                target = f"models {model}" if len(self._models) > 1 else "models"
+                target = stage if alone else f"{stage} {model}"
                 yield self._hop("flows", target, representation, what, taken[representation])
 
     def _payload_hops(self) -> Iterator[Hop]:

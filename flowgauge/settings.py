@@ -31,6 +31,7 @@ SECTIONS: dict[str, str] = {
     "streams": "streams.config:StreamsSettings",
     "models": "models.online.config:OnlineSettings",
     "packet_models": "models.packet.config:PacketModelSettings",
+    "cascade": "models.flow.config:CascadeSettings",
     "record": "flowgauge.recording.config:RecordSettings",
 }
 """Section of the settings file to the class that declares it, as ``module:class``."""

@@ -84,33 +84,22 @@ def publish(
     publish its folder in the library again.
     """
     from flowgauge.framing import start_framing
+    from flowgauge.published_models import connected
+    from flowgauge.published_models import publish as tell
     from flowgauge.settings import load
-    from models.packet.announce import announce
     from models.packet.config import PacketModelSettings
     from models.packet.library import Library
     from models.packet.runtime import open_model
-    from producers.bus import BusProducer
-    from producers.config import BusSettings, topic_name
-    from schemas.topics import MODELS
+    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
     start_framing(effective)
-    to, bus_settings = (
-        Library(effective.get("packet_models", PacketModelSettings).library),
-        effective.get("bus", BusSettings),
-    )
+    chosen = effective.get("bus", BusSettings)
+    to = Library(effective.get("packet_models", PacketModelSettings).library)
     open_model(folder)
-    sink = BusProducer(bus_settings)
-    sink.connect()
-    sink.require(topic_name(bus_settings, MODELS))
+    sink = connected(chosen)
     card = to.add(folder)
-    where = to.folder(card.name, card.version)
-    announce(card, where, bus_settings, sink)
-    if as_json:
-        typer.echo(json.dumps({"name": card.name, "version": card.version, "folder": str(where)}))
-    else:
-        typer.echo(f"{card.title} is live: {where}")
-    return 0
+    return tell(card, to.folder(card.name, card.version), chosen, sink, as_json)
 
 
 @app.command("list")
@@ -123,23 +112,15 @@ def show_list(
 ) -> int:
     """List the published models, and which version of each is live by the topic models."""
     from flowgauge.framing import start_framing
-    from flowgauge.packet_models import published
+    from flowgauge.published_models import PACKET_MODELS, show_published
     from flowgauge.settings import load
+    from models.packet.config import PacketModelSettings
+    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
     start_framing(effective)
-    found = published(effective)
-    if as_json:
-        typer.echo(json.dumps({"models": found}))
-        return 0
-    if not found:
-        typer.echo("no model is published")
-    for model in found:
-        typer.echo(
-            f"{'live' if model['live'] else '':<5} {model['name']}/{model['version']}  {model['kind']}, "
-            f"{model['parameters']:,} parameters, {model['classes']} classes{model['note']}"
-        )
-    return 0
+    library_folder = effective.get("packet_models", PacketModelSettings).library
+    return show_published(PACKET_MODELS, library_folder, effective.get("bus", BusSettings), as_json)
 
 
 @app.command("show")

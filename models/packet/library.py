@@ -35,9 +35,10 @@ def default_folder() -> Path:
 class Library:
     """Published models in a folder."""
 
-    def __init__(self, root: str | Path = "") -> None:
-        """Use a folder; empty: the default one."""
+    def __init__(self, root: str | Path = "", card_file: str = CARD_FILE) -> None:
+        """Use a folder, empty: the default one; ``card_file`` is in the folder of each model of the kind."""
         self.root = Path(root) if str(root) else default_folder()
+        self._card_file = card_file
 
     def folder(self, name: str, version: str) -> Path:
         """Return the folder of a version, which need not exist.
@@ -55,7 +56,7 @@ class Library:
     def titles(self) -> Iterator[tuple[str, str]]:
         """Yield (name, version) of what is published, the newest version of a name last."""
         for path in sorted(
-            self.root.glob(f"*/*/{CARD_FILE}"), key=lambda p: (p.parts[-3], p.stat().st_mtime_ns)
+            self.root.glob(f"*/*/{self._card_file}"), key=lambda p: (p.parts[-3], p.stat().st_mtime_ns)
         ):
             name, version = path.parts[-3:-1]
             if re.match(NAME_PATTERN, name) and re.match(NAME_PATTERN, version):

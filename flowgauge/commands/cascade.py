@@ -1,0 +1,138 @@
+"""``flowgauge cascade``: fast and slow models of flows, published and served together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowgauge import options
+
+app = typer.Typer(
+    help="Publish and serve cascades: flows are answered on their first packet, the uncertain ones on later packets.",
+    no_args_is_help=True,
+)
+Library = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Folder of published models (cascade.library).")
+]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Cascade folder: cascade.json and its models.")
+]
+Title = Annotated[
+    str, typer.Argument(metavar="NAME[/VERSION]", help="A published cascade; without a version the newest.")
+]
+
+
+@app.command("serve")
+def serve(
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the cascade to serve (cascade.name)."),
+    ] = None,
+    library: Library = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Run a worker: feature rows in, one final prediction for each flow out, until Ctrl-C or SIGTERM.
+
+    It serves the version that the topic models says is live, tiers and thresholds together, and goes over to another
+    as soon as one is published. A version that cannot be used is refused, with the reason on stderr, and the one before
+    goes on serving. While there is none the rows wait on the bus.
+    """
+    from flowgauge.framing import start_framing
+    from flowgauge.interrupt import stopping
+    from flowgauge.settings import load
+    from flowgauge.workers import log_to_stderr, show_counters, waiting
+    from models.flow.config import CascadeSettings
+    from models.flow.worker import run_worker
+    from producers.config import BusSettings
+
+    given = {"bus.bootstrap": bus, "cascade.name": name, "cascade.library": library}
+    effective = load(config, given, settings or ())
+    start_framing(effective)
+    log_to_stderr()
+    chosen = effective.get("cascade", CascadeSettings)
+    with stopping() as stop:
+        code, counters = run_worker(chosen, effective.get("bus", BusSettings), stop.event, waiting)
+    show_counters("cascade", counters, as_json)
+    # SIGTERM is how a supervisor stops a worker: 0, as for the other workers.
+    return code or (stop.exit_code if stop.exit_code == 130 else 0)
+
+
+@app.command("publish")
+def publish(
+    folder: Folder,
+    library: Library = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Put a cascade into the library and make it live: every worker of its name goes over to it.
+
+    Each tier is tried out first; a cascade with one that cannot be used is not published. To go back to an older
+    version, publish its folder in the library again.
+    """
+    from flowgauge.framing import start_framing
+    from flowgauge.published_models import connected
+    from flowgauge.published_models import publish as tell
+    from flowgauge.settings import load
+    from models.flow.bundle import add_cascade, open_cascade
+    from models.flow.config import CascadeSettings
+    from models.packet.library import Library
+    from producers.config import BusSettings
+
+    effective = load(config, {"bus.bootstrap": bus, "cascade.library": library}, settings or ())
+    start_framing(effective)
+    chosen = effective.get("bus", BusSettings)
+    to = Library(effective.get("cascade", CascadeSettings).library)
+    open_cascade(folder)
+    sink = connected(chosen)
+    card = add_cascade(to, folder)
+    return tell(card, to.folder(card.name, card.version), chosen, sink, as_json)
+
+
+@app.command("list")
+def show_list(
+    library: Library = None,
+    bus: options.Bus = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """List the published cascades, and which version of each is live by the topic models."""
+    from flowgauge.framing import start_framing
+    from flowgauge.published_models import CASCADES, show_published
+    from flowgauge.settings import load
+    from models.flow.config import CascadeSettings
+    from producers.config import BusSettings
+
+    effective = load(config, {"bus.bootstrap": bus, "cascade.library": library}, settings or ())
+    start_framing(effective)
+    library_folder = effective.get("cascade", CascadeSettings).library
+    return show_published(CASCADES, library_folder, effective.get("bus", BusSettings), as_json)
+
+
+@app.command("show")
+def show(
+    title: Title,
+    library: Library = None,
+    config: options.Config = None,
+    settings: options.Set = None,
+) -> int:
+    """Print what a published cascade is made of, as JSON: tiers, thresholds, what it was tuned for."""
+    from flowgauge.settings import load
+    from models.flow.bundle import find_cascade
+    from models.flow.card import read_cascade_card
+    from models.flow.config import CascadeSettings
+    from models.packet.library import Library
+
+    effective = load(config, {"cascade.library": library}, settings or ())
+    where = find_cascade(Library(effective.get("cascade", CascadeSettings).library), title)
+    told = read_cascade_card(where).model_dump(mode="json", exclude={"input", "unknown", "reference"})
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    return 0

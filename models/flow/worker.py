@@ -1,0 +1,89 @@
+"""Starts a cascade worker: waits for a cascade to be live, then runs the agent in Faust."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from models.flow.agent import CascadeAgent, input_topics
+from models.flow.bundle import open_cascade
+from models.flow.cascade import Cascade
+from models.flow.config import CascadeSettings
+from models.flow.errors import CascadeError
+from models.packet.announce import Announcement
+from models.packet.library import Library
+from models.packet.live import LiveVersions, first_version
+from producers.bus import BusProducer
+from producers.config import BusSettings, topic_name
+from producers.health import Health
+from producers.metrics import serving
+from schemas.topics import DEAD_LETTERS, FLOWS_STATE, MODELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from streams.faust_app import Runner
+
+
+def load(settings: CascadeSettings, told: Announcement) -> Cascade:
+    """Load the version that was announced out of the library and try each tier out.
+
+    The announcement's own ``uri`` is for people: what comes over the bus does not choose files on this machine.
+
+    Raises:
+        FlowgaugeError: it cannot be used.
+    """
+    if told.problem:
+        raise CascadeError(f"the announcement on the topic models cannot be read: {told.problem}")
+    folder = Library(settings.library).folder(told.name, told.version)
+    cascade = open_cascade(folder, told.sha256, skip_broken=True)
+    if (cascade.card.name, cascade.card.version) != (told.name, told.version):
+        raise CascadeError(f"{folder}: its card is of another cascade, {cascade.title}")
+    if told.classes and told.classes != cascade.classes:
+        raise CascadeError(f"{folder}: its card has other classes than it was announced with")
+    return cascade
+
+
+def describe(cascade: Cascade) -> str:
+    """Return what a cascade is made of, for the log."""
+    tiers = ", ".join(f"{t.kind} on {t.representation} at packet {t.depth}" for t in cascade.card.tiers)
+    return f"{len(cascade.classes)} classes; {tiers}"
+
+
+def run_worker(
+    settings: CascadeSettings,
+    bus: BusSettings,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None = None,
+) -> tuple[int, Counter[str]]:
+    """Run a cascade worker until it is stopped; return (exit code, counters).
+
+    ``stop`` ends the wait for a first cascade; once there is one, signals do. While there is none the rows wait on the
+    bus, for the worker is not in its group yet.
+
+    Raises:
+        BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
+        SettingsError: what runs the tiers is not installed.
+    """
+    # Each cascade has readers of its own: in one group, two cascades would each get half of the rows.
+    settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
+    sink = BusProducer(bus)
+    if not sink.connect(stop=stop, on_wait=on_wait):
+        return 0, Counter()
+    for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST):
+        sink.require(topic_name(bus, name))
+    missing = (
+        f"no usable version of the cascade {settings.name} is live yet (library {Library(settings.library).root}): "
+        "rows wait on the bus; flowgauge cascade publish makes one live"
+    )
+    live = LiveVersions(settings.name, bus, lambda told: load(settings, told), describe)
+    with live:
+        health = Health(settings.stall_s)
+        # Waiting for a model is no fault: whoever checks the worker's health is told so from the start.
+        with serving(settings, [], health):
+            cascade = first_version(live, stop, health, missing)
+        if cascade is None:
+            return 0, Counter()
+        topics = input_topics(cascade)
+        for name in (*topics, PREDICTIONS_FLOW, FLOWS_STATE):
+            sink.require(topic_name(bus, name), bus.partitions)
+        agent = CascadeAgent(settings, bus, sink, cascade, live)
+        code = Runner(agent, topics, bus, settings).run()
+    return code, agent.counts()
