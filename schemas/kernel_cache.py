@@ -1,15 +1,18 @@
 """Where Numba keeps machine code: one folder per state of the source.
 
 Numba notices that a function's own file changed, but not that a file changed whose functions it calls; after
-an update it would go on with the old code of those. A folder named after the whole source cannot be stale.
+an update it would go on with the old code of those. A folder named after all files that compiled code may come
+from cannot be stale.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOMS = ("schemas", "producers", "streams")
@@ -31,15 +34,51 @@ def cache_root() -> Path:
     return Path(tempfile.mkdtemp(prefix="flowgauge-"))
 
 
+_IMPORT = re.compile(rb"^\s*(?:from|import)\s+([\w.]+)(?:\s+import\s+(\([^)]*\)|[^\n]*))?", re.MULTILINE)
+
+
 def source_digest() -> str:
-    """Return a digest of every source file that compiled code may come from."""
-    top = Path(__file__).resolve().parent.parent
+    """Return a digest of every source file that compiled code may come from.
+
+    Those are the files that import Numba and what they import, directly or not: a kernel takes functions and constants
+    from there.
+    """
+    sources = _sources(Path(__file__).resolve().parent.parent)
     digest = hashlib.sha256()
-    for room in ROOMS:
-        for path in sorted((top / room).rglob("*.py*")):
-            if path.suffix in (".py", ".in"):
-                digest.update(path.name.encode() + path.read_bytes())
+    for name in sorted(_reached(sources)):
+        digest.update(name.encode() + sources[name])
     return digest.hexdigest()[:16]
+
+
+def _sources(top: Path) -> dict[str, bytes]:
+    """Return the text of each module of the rooms by its dotted name, and of each template."""
+    found = {}
+    for room in ROOMS:
+        for path in (top / room).rglob("*.py*"):
+            if path.suffix in (".py", ".in"):
+                parts = path.relative_to(top).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_bytes()
+    return found
+
+
+def _reached(sources: dict[str, bytes]) -> set[str]:
+    """Return the modules and templates with compiled functions, and all that these import."""
+    reached: set[str] = set()
+    waiting = [name for name, text in sources.items() if b"njit" in text or b"numba" in text]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += (other for other in _imports(sources[name]) if other in sources)
+    return reached
+
+
+def _imports(text: bytes) -> Iterator[str]:
+    """Yield what a source may import: modules, and names in packages, which may be modules too."""
+    for module, names in _IMPORT.findall(text):
+        yield module.decode()
+        for name in re.findall(rb"\w+", names):
+            yield f"{module.decode()}.{name.decode()}"
 
 
 def use_kernel_cache() -> None:
