@@ -23,7 +23,7 @@ from streams.config import StreamsSettings
 
 STAGES = (
     "decode", "flows", "encode", "agent", "bus", "state", "features", "publish", "record", "latency",
-    "packet_models", "recovery", "telemetry",
+    "packet_models", "recovery", "telemetry", "capture",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -43,10 +43,10 @@ class BenchOptions:
     corpus_octets: int = MAX_OCTETS
     many_flows: int = 1_000_000
     external_bus: bool = False
-    rate: int = 100_000
-    """Packets per second of the stage latency."""
+    rate: int | None = None
+    """Packets per second of the stages latency and capture; None: what each takes by default."""
     seconds: float = 20.0
-    """For how long the stages latency and packet_models send."""
+    """For how long the stages latency, packet_models and capture send."""
     passed_on: tuple[str, ...] = ()
     """Flags with which the settings were made, for the processes of the stage ``bus``."""
 
@@ -60,6 +60,7 @@ def parse_stages(text: str) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES if stage in names)
 
 
+LATENCY_RATE = 100_000
 LOW_LATENCY = {"models.classifier": "hoeffding_adaptive_tree", "streams.compression": "none"}
 """What the stage latency sets unless the user did: the settings that ``docs/latency.md`` advises for a high rate."""
 
@@ -165,7 +166,7 @@ class _Bench:
                 models = models.model_copy(update={"classifier": chosen[classifier]})
             flags = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
             setup = Setup(
-                self._streams, models, bus, options.rate, options.seconds,
+                self._streams, models, bus, options.rate or LATENCY_RATE, options.seconds,
                 options.external_bus, (*options.passed_on, *flags),
             )  # fmt: skip
             return latency(self._corpus.captures, setup, _step)
@@ -173,6 +174,8 @@ class _Bench:
             return self._measure_packet_models()
         if stage == "recovery":
             return self._measure_recovery()
+        if stage == "capture":
+            return [self._measure_capture()]
         if stage == "telemetry":
             from flowgauge.bench.stages.telemetry import telemetry
 
@@ -224,6 +227,13 @@ class _Bench:
             options.passed_on,
         )
         return packets.packet_models(setup, _step)
+
+    def _measure_capture(self) -> Result:
+        from flowgauge.bench.stages.capture import WANTED_RATE, Setup, capture
+
+        options = self._options
+        rate = options.rate or WANTED_RATE
+        return capture(Setup(self._streams, self._bus, rate, options.seconds, options.passed_on), _step)
 
     def _measure_recovery(self) -> list[Result]:
         from flowgauge.bench.stages.recovery import PARTITIONS, Setup, recovery

@@ -21,7 +21,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the request was in
             sys.exit(1)
-    os.execv(program[0], program)  # noqa: S606 - no shell wanted
+    os.execvp(program[0], program)  # noqa: S606 - no shell wanted
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ class Network:
 
     def _build(self) -> None:
         for name in (self.switch, self.server, *self.clients):
-            _ip("netns", "add", name)
+            run_ip("netns", "add", name)
             self._made.append(name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", self.switch, "link", "add", MIDDLE, "type", "veth", "peer", "name", "middle-end")
+            run_ip("-n", name, "link", "set", "lo", "up")
+        run_ip("-n", self.switch, "link", "add", MIDDLE, "type", "veth", "peer", "name", "middle-end")
         for end in (MIDDLE, "middle-end"):
-            _ip("-n", self.switch, "link", "set", end, "addrgenmode", "none")
-            _ip("-n", self.switch, "link", "set", end, "up")
+            run_ip("-n", self.switch, "link", "set", end, "addrgenmode", "none")
+            run_ip("-n", self.switch, "link", "set", end, "up")
         servers = [server_address(i, v) for i in range(SERVERS) for v in (4, 6)]
         self._connect(self.server, SERVER, servers)
         for i, name in enumerate(self.clients):
@@ -67,28 +67,28 @@ class Network:
 
     def _connect(self, namespace: str, port: str, addresses: list[str]) -> None:
         """Plug a namespace into the switch and give it its addresses."""
-        _ip("link", "add", "name", port, "netns", self.switch,
+        run_ip("link", "add", "name", port, "netns", self.switch,
             "type", "veth", "peer", "name", INTERFACE, "netns", namespace)  # fmt: skip
         # No link-local address and no duplicate address detection: less traffic that no program asked for.
-        _ip("-n", self.switch, "link", "set", port, "addrgenmode", "none", "promisc", "on")
-        _ip("-n", namespace, "link", "set", INTERFACE, "addrgenmode", "none")
-        _ip("-n", self.switch, "link", "set", port, "up")
-        _ip("-n", namespace, "link", "set", INTERFACE, "up")
+        run_ip("-n", self.switch, "link", "set", port, "addrgenmode", "none", "promisc", "on")
+        run_ip("-n", namespace, "link", "set", INTERFACE, "addrgenmode", "none")
+        run_ip("-n", self.switch, "link", "set", port, "up")
+        run_ip("-n", namespace, "link", "set", INTERFACE, "up")
         for address in addresses:
             if ":" in address:
-                _ip("-n", namespace, "addr", "add", f"{address}/64", "dev", INTERFACE, "nodad")
+                run_ip("-n", namespace, "addr", "add", f"{address}/64", "dev", INTERFACE, "nodad")
             else:
-                _ip("-n", namespace, "addr", "add", f"{address}/16", "dev", INTERFACE)
+                run_ip("-n", namespace, "addr", "add", f"{address}/16", "dev", INTERFACE)
 
     def _remove(self) -> None:
         for name in self._made:
-            _end_processes(name)
+            end_processes(name)
         for name in reversed(self._made):
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         self._made.clear()
 
 
-def _end_processes(namespace: str) -> None:
+def end_processes(namespace: str) -> None:
     """End every process in a namespace of ours, first politely."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for _ in range(20):
@@ -106,7 +106,8 @@ def _pids(namespace: str) -> list[int]:
     return [int(pid) for pid in answer.stdout.split()]
 
 
-def _ip(*arguments: str) -> None:
+def run_ip(*arguments: str) -> None:
+    """Run ``ip``; raises NetworkError with its answer."""
     answer = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
     if answer.returncode:
         raise NetworkError(f"ip {' '.join(arguments)}: {answer.stderr.strip() or 'failed'}")
@@ -123,7 +124,7 @@ def can_make_namespaces() -> str | None:
         return "the traffic lab needs root: it makes network namespaces and captures from them"
     name = f"fg-{secrets.token_hex(3)}-probe"
     try:
-        _ip("netns", "add", name)
+        run_ip("netns", "add", name)
     except (NetworkError, OSError) as error:
         return f"the traffic lab needs network namespaces: {error}"
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

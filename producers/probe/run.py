@@ -291,4 +291,4 @@ class Probe:
         summary.skipped, summary.events = frames, self.events()
         summary.packets_acked, summary.packets_failed = sink.acked_items, sink.failed_items
         summary.messages, summary.message_bytes = sink.sent, sink.sent_bytes
-        summary.messages_acked = sink.acked
+        summary.messages_acked, summary.end_marks = sink.acked, self.publisher.end_marks

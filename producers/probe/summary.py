@@ -27,6 +27,7 @@ class LiveSummary:
     messages: int = 0
     message_bytes: int = 0
     messages_acked: int = 0
+    end_marks: int = 0
     duration_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -52,7 +53,12 @@ class LiveSummary:
             "kernel_dropped": self.skipped["kernel_dropped"],
             "octets": self.sent.octets,
             "batches": self.sent.batches,
-            "messages": {"sent": self.messages, "acked": self.messages_acked, "bytes": self.message_bytes},
+            "messages": {
+                "sent": self.messages,
+                "packets": self.sent.batches + self.end_marks,
+                "acked": self.messages_acked,
+                "bytes": self.message_bytes,
+            },
             "packets_per_s": self.packets_per_s,
             "events": dict(self.events),
         }
