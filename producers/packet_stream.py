@@ -65,6 +65,11 @@ class PacketStream:
             self.flush()
             self._point = point
 
+    def batch_with(self, batcher: Batcher) -> None:
+        """Send what waits, and go on with another batcher."""
+        self.flush()
+        self.batcher = batcher
+
     def take(
         self,
         block: PacketColumns,

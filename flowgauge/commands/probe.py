@@ -30,6 +30,13 @@ def command(
         int | None,
         typer.Option(metavar="N", help="Processes that share each interface's packets (probe.processes)."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Only look whether all is there: interface, rights, ring, clock, bus, topics, schema.",
+        ),
+    ] = False,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -38,7 +45,8 @@ def command(
     """Capture from interfaces and send what packets tell to the bus, until Ctrl-C or SIGTERM.
 
     Needs root or CAP_NET_RAW to open the interfaces, and gives up every right once they are open. When it stops,
-    what was taken in is sent and the end is marked; then it sums up.
+    what was taken in is sent and the end is marked; then it sums up. SIGHUP has it read its settings again.
+    With --check, exit code 1 means that something is missing.
     """
     from flowgauge.framing import start_framing
     from flowgauge.probing import run
@@ -52,5 +60,9 @@ def command(
         "probe.processes": processes,
     }
     effective = load(config, flags, settings or ())
+    if check:
+        from flowgauge.probe_check import check as check_all
+
+        return check_all(effective, as_json)
     start_framing(effective)
-    return run(effective, as_json)
+    return run(lambda: load(config, flags, settings or ()), as_json)

@@ -12,6 +12,12 @@ MAX_PROCESSES = 8
 """Each process is an epoch of its own, and the flows agent remembers a bounded number of epochs."""
 
 
+RELOADED = frozenset(
+    {"filter", "names", "linger_ms", "telemetry_interval_s", "drain_timeout_s", "log_level", "log_interval_s"}
+)
+"""Settings that a running probe takes in on SIGHUP; the others need a restart."""
+
+
 class ProbeSettings(SendingSettings):
     """What a live probe captures, and how."""
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 
 LOGGER = "flowgauge.probe"
+_NUMBERS = re.compile(r"(?<![A-Za-z])[+-]?[\d.,]+")
+"""Numbers that stand by themselves: those in names, such as eth0, tell lines apart."""
+_KIND_LENGTH = 200
+_MOST_KINDS = 1000
 
 
 class RateLimit(logging.Filter):
-    """Lets a line through if none from the same place in the code came within the interval.
+    """Lets a line through if none like it, numbers aside, came within the interval.
 
     Args:
         interval_s: seconds between two of a kind; 0: all pass.
@@ -21,12 +26,14 @@ class RateLimit(logging.Filter):
         super().__init__()
         self.interval_s = interval_s
         self._clock = clock
-        self._last_s: dict[tuple[str, int], float] = {}
-        self._held_back: dict[tuple[str, int], int] = {}
+        self._last_s: dict[str, float] = {}
+        self._held_back: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the line is to be written, with what was held back before it."""
-        kind, now_s = (record.pathname, record.lineno), self._clock()
+        kind, now_s = _NUMBERS.sub("", record.getMessage())[:_KIND_LENGTH], self._clock()
+        if len(self._last_s) > _MOST_KINDS:
+            self._last_s.clear()
         if now_s - self._last_s.get(kind, -self.interval_s) < self.interval_s:
             self._held_back[kind] = self._held_back.get(kind, 0) + 1
             return False

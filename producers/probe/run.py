@@ -10,7 +10,7 @@ import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from producers.batcher import Batcher
@@ -21,8 +21,8 @@ from producers.pacing import SystemClock
 from producers.packet_stream import Origin, PacketStream
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
-from producers.probe.config import ProbeSettings
-from producers.probe.log import LOGGER
+from producers.probe.config import RELOADED, ProbeSettings
+from producers.probe.log import LOGGER, set_up
 from producers.probe.source import NAP_S, LiveSource, Reading
 from producers.probe.summary import LiveSummary
 from producers.publisher import Publisher
@@ -54,7 +54,7 @@ class ProbeOptions:
     number: int = 0
     """Which of the processes that share the packets this is."""
     marks_end: bool = True
-    """Whether the end is marked on the bus: where processes share, only who ends last does."""
+    """Whether the end is marked on the bus: where processes share, ``mark_end`` does when all have ended."""
 
 
 class LiveClock(SystemClock):
@@ -72,8 +72,15 @@ class LiveClock(SystemClock):
 class _Lane:
     """One source and the stream of its packets."""
 
-    def __init__(self, source: LiveSource, stream: PacketStream, names: NameFinder | None) -> None:
-        self.source, self.stream, self.names = source, stream, names
+    def __init__(self, source: LiveSource, stream: PacketStream) -> None:
+        self.source, self.stream = source, stream
+        self.names: NameFinder | None = None
+
+    def names_found(self) -> dict[str, int]:
+        """Return the names found by those who look for them now, by where."""
+        if self.names is None:
+            return {}
+        return {f"names_{source}": count for source, count in self.names.counts.items()}
 
 
 class Probe:
@@ -112,8 +119,7 @@ class Probe:
         self.publisher: Publisher
         sequencer = Sequencer(bus.partitions, self.epoch)
         self._lanes = [self._lane(source, sequencer, number) for number, source in enumerate(sources)]
-        self._linger_ns = round(settings.linger_ms * 1e6)
-        self._telemetry_ns = round(settings.telemetry_interval_s * 1e9)
+        self._take_in(settings)
         self._next_house_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self._clocks_apart_ns = self._apart_ns()
         self._events: Counter[str] = Counter()
@@ -131,13 +137,55 @@ class Probe:
                 lambda batch: self.publisher.send_payloads(batch),
                 replayed=False,
             )
-        names = NameFinder() if settings.names else None
-        batcher = Batcher(self._bus.partitions, settings.batch_packets, options.extra, names=settings.names)
         origin = Origin(options.name, replayed=False)
-        stream = PacketStream(origin, batcher, sequencer, self.summary.sent, self._emit, payloads)
+        stream = PacketStream(
+            origin, self._batcher(settings), sequencer, self.summary.sent, self._emit, payloads
+        )
+        lane = _Lane(source, stream)
+        self._start(lane, settings)
+        return lane
+
+    def _take_in(self, settings: ProbeSettings) -> None:
+        self._settings = settings
+        self._linger_ns = round(settings.linger_ms * 1e6)
+        self._telemetry_ns = round(settings.telemetry_interval_s * 1e9)
+
+    def reload(self, settings: ProbeSettings) -> list[str]:
+        """Take in settings that were read anew; return those that differ and need a restart.
+
+        Raises:
+            SettingsError: one cannot be used; then nothing has changed.
+        """
+        before, reloaded = self._settings, RELOADED
+        changed = {
+            name for name in ProbeSettings.model_fields if getattr(before, name) != getattr(settings, name)
+        }
+        if settings.names and not self._options.settings.names:
+            # What reads names would have to be compiled first: a minute in which packets get lost.
+            reloaded, settings = RELOADED - {"names"}, settings.model_copy(update={"names": False})
+        for lane in self._lanes:
+            lane.source.reload(settings)
+        if "names" in changed & reloaded:
+            for lane in self._lanes:
+                self._events.update(lane.names_found())
+                lane.stream.batch_with(self._batcher(settings))
+                self._start(lane, settings)
+        taken = {name: getattr(settings, name) for name in RELOADED}
+        self._take_in(before.model_copy(update=taken))
+        set_up(settings.log_level, settings.log_interval_s)
+        self._events["reloads"] += 1
+        return sorted(changed - reloaded)
+
+    def _batcher(self, settings: ProbeSettings) -> Batcher:
+        extra = self._options.extra
+        return Batcher(self._bus.partitions, settings.batch_packets, extra, names=settings.names)
+
+    def _start(self, lane: _Lane, settings: ProbeSettings) -> None:
+        """Have a source read as the settings say."""
+        payloads = lane.stream.payloads
+        lane.names = NameFinder() if settings.names else None
         tap = None if payloads is None else payloads.sampler
-        source.start(Reading(settings.block_packets, options.extra, names, tap))
-        return _Lane(source, stream, names)
+        lane.source.start(Reading(settings.block_packets, self._options.extra, lane.names, tap))
 
     def attach(self, sink: Sink) -> Publisher:
         """Say where messages go; return what counts them."""
@@ -152,13 +200,16 @@ class Probe:
                 self.publisher.add_payloads(lane.stream.payloads)
         return self.publisher
 
-    def run(self) -> LiveSummary:
+    def run(self, on_house: Callable[[], None] | None = None) -> LiveSummary:
         """Capture until stopped, or until every source is at its end; drain the sink and return the summary.
+
+        ``on_house`` is called about ten times a second.
 
         Raises:
             BusError: messages were not delivered.
             FlowgaugeError: a source cannot go on; what came before is sent.
         """
+        self._on_house = on_house or (lambda: None)
         begin_ns, begin_cpu_ns = self._clock.monotonic_ns(), time.process_time_ns()
         try:
             self._loop()
@@ -233,7 +284,7 @@ class Probe:
                     lane.stream.payloads.end()
             first.stream.end()
         self._telemetry()
-        self._sink.flush(self._options.settings.drain_timeout_s)
+        self._sink.flush(self._settings.drain_timeout_s)
 
     def _emit(self, batch: PacketBatch, since_ns: int) -> None:
         if batch.packets:
@@ -242,6 +293,7 @@ class Probe:
 
     def _keep_house(self, now_ns: int) -> None:
         self._sink.check()
+        self._on_house()
         for lane in self._lanes:
             lane.source.tick()
         self._watch_clock()
@@ -269,8 +321,7 @@ class Probe:
         found = self._events.copy()
         for lane in self._lanes:
             found.update(lane.source.events())
-            if lane.names is not None:
-                found.update({f"names_{source}": count for source, count in lane.names.counts.items()})
+            found.update(lane.names_found())
         return found
 
     def _tell(self, now_ns: int) -> None:
@@ -292,3 +343,16 @@ class Probe:
         summary.packets_acked, summary.packets_failed = sink.acked_items, sink.failed_items
         summary.messages, summary.message_bytes = sink.sent, sink.sent_bytes
         summary.messages_acked, summary.end_marks = sink.acked, self.publisher.end_marks
+
+
+def mark_end(name: str, bus: BusSettings, options: ProbeOptions, sink: Sink) -> None:
+    """Mark the end of a probe on every partition, in an epoch of its own: for processes that do not mark theirs."""
+    publisher = Publisher("probe", bus, sink, time.time_ns, options.settings.stall_s)
+    stream = PacketStream(
+        Origin(name, replayed=False),
+        Batcher(bus.partitions, 1),
+        Sequencer(bus.partitions, time.time_ns()),
+        ProbeSummary([]),
+        lambda batch, _since_ns: publisher.send(batch),
+    )
+    stream.end()

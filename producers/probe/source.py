@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
 from producers.names.told import Told
+from producers.probe.config import ProbeSettings
 from producers.sources.reader import Tap
 from schemas.packets import NO_EXTRA, Extra
 
@@ -53,7 +54,10 @@ class LiveSource(Protocol):
     """Whether nothing can come any more; the probe ends when all its sources are there."""
 
     def start(self, reading: Reading) -> None:
-        """Take in how to read, and compile or load the kernels that it takes; called before packets count."""
+        """Take in how to read, and compile or load the kernels that it takes; may be called again between reads."""
+
+    def reload(self, settings: ProbeSettings) -> None:
+        """Take in settings that were read anew, such as the filter; raises SettingsError where one cannot be used."""
 
     def files(self) -> Sequence[int]:
         """Return the file descriptors that become readable when there is something to read; may be empty."""

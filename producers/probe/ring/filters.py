@@ -45,6 +45,8 @@ class Filter(NamedTuple):
     """A compiled filter."""
 
     text: str
+    snap_octets: int
+    """How much of a packet that passes is copied."""
     instructions: tuple[tuple[int, int, int, int], ...]
     """(code, jt, jf, k) of each instruction."""
 
@@ -57,7 +59,7 @@ class Filter(NamedTuple):
 
 def take_all(snap_octets: int) -> Filter:
     """Return the filter that takes the first octets of every packet."""
-    return Filter("", ((_RETURN, 0, 0, snap_octets),))
+    return Filter("", snap_octets, ((_RETURN, 0, 0, snap_octets),))
 
 
 def take_none() -> Filter:
@@ -96,7 +98,7 @@ def compile_filter(text: str, link_type: int, snap_octets: int) -> Filter:
         library.pcap_freecode(ctypes.byref(program))
     finally:
         library.pcap_close(handle)
-    return Filter(text, found)
+    return Filter(text, snap_octets, found)
 
 
 @functools.cache

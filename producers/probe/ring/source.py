@@ -13,7 +13,9 @@ from producers.columns import allocate
 from producers.decoder.kernel import allocate_frames, writable
 from producers.decoder.reasons import counters_of
 from producers.decoder.state import allocate_state
+from producers.names.spots import allocate_spots
 from producers.names.told import NOTHING_TOLD
+from producers.probe.config import ProbeSettings
 from producers.probe.log import LOGGER
 from producers.probe.ring.filters import Filter, compile_filter
 from producers.probe.ring.interface import Interface, State, look_at, start_hardware_clock
@@ -32,6 +34,9 @@ from producers.probe.ring.kernel import (
 from producers.probe.ring.sockets import CaptureError, PacketSocket, RingSize
 from producers.probe.source import Block, Reading
 
+ALL_OCTETS = 262_144
+"""More than any frame has."""
+
 log = logging.getLogger(LOGGER)
 
 
@@ -41,7 +46,7 @@ class RingOptions:
 
     size: RingSize
     filter: str = ""
-    snap_octets: int = 262_144
+    snap_octets: int = ALL_OCTETS
     promiscuous: bool = True
     outgoing: bool = True
     hardware_time: bool = False
@@ -71,7 +76,7 @@ class RingSource:
         self._now = look(interface)
         if self._now.state == State.GONE:
             raise CaptureError(f"interface {interface}: there is none of this name")
-        self._filter = compile_filter(options.filter, self._now.link_type, options.snap_octets)
+        self._filter: Filter = compile_filter(options.filter, self._now.link_type, options.snap_octets)
         self._events: Counter[str] = Counter()
         self._dropped = 0
         self._socket = PacketSocket()
@@ -119,18 +124,17 @@ class RingSource:
         """Take in how to read; compiles or loads the kernels."""
         self._reading = reading
         self._columns = allocate(reading.block_packets, reading.extra)
-        self._target = writable(self._columns)
-        if reading.names is not None:
-            self._state = self._state._replace(spots=reading.names.spots(reading.block_packets))
+        spots = None if reading.names is None else reading.names.spots(reading.block_packets)
+        self._state = self._state._replace(spots=spots or allocate_spots(0))
         # Without room for a packet the ring is left alone.
-        target, self._target = self._target, writable(allocate(0, reading.extra))
+        self._target = writable(allocate(0, reading.extra))
         self._decode()
         give_back(self._words, self._shape, self._place)
         if reading.names is not None:
             reading.names.read(self._raw, self._target)
         if reading.tap is not None:
             reading.tap.take(self._raw, self._target, 0, 0)
-        self._target = target
+        self._target = writable(self._columns)
 
     def _decode(self) -> int:
         """Decode what is at hand; return how many packets that were."""
@@ -180,7 +184,8 @@ class RingSource:
             )  # fmt: skip
         self._socket.error()  # it is cleared by being asked for, and then the socket is not readable for it
         before, now = self._now, self._look(self.name)
-        if (before.state, before.index) != (now.state, now.index):
+        is_other = before.state != now.state or (now.state != State.GONE and before.index != now.index)
+        if is_other:
             self._turned(before, now)
 
     def _turned(self, before: Interface, now: Interface) -> None:
@@ -200,11 +205,19 @@ class RingSource:
         self._events[f"interface_{now.state.name.lower()}"] += 1
         log.warning("interface %s is %s", self.name, now.state.value)
 
-    def set_filter(self, text: str) -> None:
-        """Have another filter decide from the next packet on; raises SettingsError where it does not compile."""
-        filter_: Filter = compile_filter(text, self._now.link_type, self._options.snap_octets)
-        self._socket.set_filter(filter_)
-        self._filter = filter_
+    def reload(self, settings: ProbeSettings) -> None:
+        """Have the filter of new settings decide from the next packet on; raises SettingsError."""
+        # Names are found only where packets are copied whole.
+        snap_octets = settings.snap_octets or (ALL_OCTETS if settings.names else self._options.snap_octets)
+        if (settings.filter, snap_octets) != (self._filter.text, self._filter.snap_octets):
+            filter_ = compile_filter(settings.filter, self._now.link_type, snap_octets)
+            self._socket.set_filter(filter_)
+            self._filter = filter_
+            log.info("interface %s: filter %r", self.name, settings.filter)
+
+    def take_over(self) -> None:
+        """Go on where another process stopped that read this ring."""
+        self._place = self._socket.first_place()
 
     def stop(self) -> None:
         """Have the kernel drop, uncounted, what comes from now on."""
