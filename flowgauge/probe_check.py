@@ -14,6 +14,7 @@ from flowgauge.settings import Effective
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from producers.probe.clock import clock_state
+from producers.probe.privileges import take_rights
 from producers.probe.ring.interface import State, look_at, offloads
 from producers.probe.ring.sockets import PacketSocket
 from producers.probe.ring.source import RingSource
@@ -89,6 +90,7 @@ def _interface(name: str) -> str:
 
 
 def _rights() -> str:
+    take_rights()
     PacketSocket().close()
     return "packets may be captured"
 
@@ -109,6 +111,8 @@ def _ring(name: str, options: ProbeOptions) -> str:
 
 def _clock() -> str:
     state = clock_state()
+    if state is None:
+        return "not told by the kernel"
     if not state.synchronised:
         raise SettingsError(
             "nobody keeps it right (chrony, timesyncd, ptp4l): times of gateways do not compare"

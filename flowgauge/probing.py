@@ -23,7 +23,7 @@ from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
 from producers.metrics import serving
 from producers.probe.log import LOGGER, set_up
-from producers.probe.privileges import drop_privileges
+from producers.probe.privileges import drop_privileges, take_rights
 from producers.probe.ring.sockets import RingSize
 from producers.probe.ring.source import ALL_OCTETS, RingOptions, RingSource
 from producers.probe.run import Probe, ProbeOptions, mark_end
@@ -84,6 +84,7 @@ def open_sources(options: ProbeOptions) -> list[LiveSource]:
         raise SettingsError(
             "probe: nothing to capture from; name an interface (--interface, probe.interfaces)"
         )
+    take_rights()
     sources: list[LiveSource] = []
     try:
         for number, interface in enumerate(dict.fromkeys(settings.interfaces)):

@@ -14,6 +14,14 @@ _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = Path("/proc/sys/kernel/cap_last_cap")
 
 
+def take_rights() -> None:
+    """Put in effect what the process may take: file capabilities are often given that way. No right is needed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    permitted = _mask("CapPrm")
+    if permitted & ~_mask("CapEff"):
+        _set_capabilities(libc, permitted)
+
+
 def drop_privileges(user: str) -> str:
     """Become ``user`` if the process is root, and give up all capabilities for good; return in words what was done.
 
@@ -30,14 +38,17 @@ def drop_privileges(user: str) -> str:
         except KeyError:
             raise SettingsError(f"probe.user = {user!r}: there is no such user") from None
         _empty_bounding_set(libc)
-        os.setgroups([])
-        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        try:
+            os.setgroups([])
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        except OSError as error:
+            raise SettingsError(
+                f"probe.user = {user!r}: cannot become this user ({error.strerror}); empty stays what it is"
+            ) from error
         account = f"user {user}, "
     _call(libc.prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clear ambient capabilities")
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    _call(libc.capset(header, nothing), "give up capabilities")
+    _set_capabilities(libc, 0)
     _call(libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "forbid new privileges")
     left = capabilities()
     if left:
@@ -48,12 +59,22 @@ def drop_privileges(user: str) -> str:
 
 def capabilities() -> int:
     """Return the capabilities that are in effect or may be taken, as a bit mask."""
-    found = 0
+    return _mask("CapPrm") | _mask("CapEff") | _mask("CapInh") | _mask("CapAmb")
+
+
+def _mask(name: str) -> int:
+    """Return a set of capabilities of this thread."""
     for line in Path("/proc/thread-self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
-            found |= int(value, 16)
-    return found
+        if line.startswith(f"{name}:"):
+            return int(line.partition(":")[2], 16)
+    return 0
+
+
+def _set_capabilities(libc: ctypes.CDLL, mask: int) -> None:
+    """Have these capabilities and no others, in effect and to be taken; none is inherited."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    _call(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "set capabilities")
 
 
 def _empty_bounding_set(libc: ctypes.CDLL) -> None:

@@ -100,7 +100,7 @@ def test_every_service_is_a_target_of_the_dockerfile() -> None:
     assert all((ROOT / service["build"]["dockerfile"]).is_file() for service in OURS.values())
 
 
-@pytest.mark.parametrize("target", ["probe", "streams", "models", "packets", "all"])
+@pytest.mark.parametrize("target", ["probe", "gateway", "streams", "models", "packets", "all"])
 def test_targets_do_not_run_as_root_and_have_the_health_check(target: str) -> None:
     body = DOCKERFILE.split(f"AS {target}\n")[1].split("\nFROM ")[0]
     assert body.strip().splitlines()[-1] == "USER flowgauge"

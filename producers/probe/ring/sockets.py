@@ -109,6 +109,31 @@ class PacketSocket:
         self.block_octets, self.blocks = size.block_octets, blocks
         return blocks * size.block_octets
 
+    def adopt_ring(self, size: RingSize) -> bool:
+        """Map the ring that another process made on this very socket; return False where there is none.
+
+        Only a ring of the size asked for is found.
+        """
+        try:
+            self.socket.setsockopt(_PACKET, _VERSION, _V3)
+            return False
+        except OSError:  # EBUSY: not possible any more, once there is a ring
+            pass
+        self.block_octets, self.blocks = (
+            size.block_octets,
+            max(_LEAST_BLOCKS, size.octets // size.block_octets),
+        )
+        self.map = mmap.mmap(self.fileno(), self.blocks * self.block_octets, mmap.MAP_SHARED)
+        return True
+
+    def index(self) -> int:
+        """Return the index of the interface that the socket is bound to; 0 or less where there is none any more."""
+        packed = self.socket.getsockname()
+        try:
+            return socket.if_nametoindex(packed[0]) if packed[0] else 0
+        except OSError:
+            return 0
+
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
         """Return the ring as bytes to read and as words to write: views that keep it mapped."""
         if self.map is None:
@@ -167,7 +192,9 @@ class PacketSocket:
     def join(self, group: int, kind: str) -> None:
         """Share the packets of the interface with the other sockets of a group; raises SettingsError."""
         try:
-            self.socket.setsockopt(_PACKET, _FANOUT, (group & 0xFFFF) | (_FANOUT_KINDS[kind] << 16))
+            self.socket.setsockopt(
+                _PACKET, _FANOUT, struct.pack("I", group & 0xFFFF | _FANOUT_KINDS[kind] << 16)
+            )
         except OSError as error:
             raise SettingsError(f"probe.fanout = {kind!r}: the kernel refuses: {error.strerror}") from error
 

@@ -37,6 +37,9 @@ from producers.probe.source import Block, Reading
 ALL_OCTETS = 262_144
 """More than any frame has."""
 
+_SPARES = 4
+"""How often an interface whose packets are shared may be replaced by another of its name."""
+
 log = logging.getLogger(LOGGER)
 
 
@@ -79,11 +82,13 @@ class RingSource:
         self._filter: Filter = compile_filter(options.filter, self._now.link_type, options.snap_octets)
         self._events: Counter[str] = Counter()
         self._dropped = 0
+        self._counts = np.zeros(RING_COUNTS, np.int64)
         self._socket = PacketSocket()
+        self._spares = [PacketSocket() for _ in range(0 if options.group is None else _SPARES)]
         try:
             self._set_up()
         except BaseException:
-            self._socket.close()
+            self._close_all()
             raise
         self._frames = allocate_frames()
         self._state = allocate_state()
@@ -97,9 +102,6 @@ class RingSource:
                 "interface %s: no memory for a ring of %d MiB, it has %d MiB (probe.ring_mbytes)",
                 self.name, options.size.octets >> 20, octets >> 20,
             )  # fmt: skip
-        self._raw, self._words = packets.arrays()
-        self._place = packets.first_place()
-        self._counts = np.zeros(RING_COUNTS, np.int64)
         if options.hardware_time:
             if reason := start_hardware_clock(self.name):
                 log.warning("interface %s: cannot switch on hardware times: %s", self.name, reason)
@@ -108,14 +110,25 @@ class RingSource:
             raise CaptureError("probe.outgoing = false needs Linux 4.20 or later")
         self._bind()
         if options.group is not None:
-            packets.join(options.group, options.fanout)
+            # The number goes with the interface too, so that those who share it meet again on another.
+            packets.join(options.group + (self._now.index << 6), options.fanout)
         self.ring_octets = octets
+        self._take_ring()
+
+    def _take_ring(self) -> None:
+        """Walk the socket's ring from where the kernel is on."""
+        self._raw, self._words = self._socket.arrays()
+        self._place = self._socket.first_place()
+        self._shape_ring()
+
+    def _shape_ring(self) -> None:
+        now, packets = self._now, self._socket
+        self._shape = RingShape(
+            packets.block_octets, packets.blocks, now.link_type, now.loopback, now.most_octets
+        )
 
     def _bind(self) -> None:
         now = self._now
-        self._shape = RingShape(
-            self._socket.block_octets, self._socket.blocks, now.link_type, now.loopback, now.most_octets
-        )
         self._socket.bind(self.name, self._filter)
         if self._options.promiscuous and not now.loopback:
             self._socket.be_promiscuous(now.index)
@@ -191,19 +204,39 @@ class RingSource:
     def _turned(self, before: Interface, now: Interface) -> None:
         """Take in that the interface stands differently, or is another one of the same name."""
         if now.state != State.GONE and now.index != before.index:
-            try:
-                self._now = now
-                self._bind()
-            except CaptureError as error:
-                self._now = before
-                log.warning("%s", error)
-                return
+            self._now = now
+            self._follow()
             self._events["interface_returned"] += 1
             log.warning("interface %s: there is a new one of this name, capturing goes on", self.name)
             return
         self._now = now if now.state != State.GONE else replace(before, state=State.GONE)
         self._events[f"interface_{now.state.name.lower()}"] += 1
         log.warning("interface %s is %s", self.name, now.state.value)
+
+    def _follow(self) -> None:
+        """Receive from the interface that has the name now."""
+        if self._options.group is None:
+            self._bind()
+            self._shape_ring()
+            return
+        # A socket that shares with others is never bound again; to open one would take a right.
+        while self._spares:
+            self._socket.close()
+            self._socket = self._spares.pop()
+            if not self._socket.adopt_ring(self._options.size):
+                self._set_up()
+                return
+            # A process that died has used this one already: its ring is taken over.
+            if self._socket.index() == self._now.index:
+                self._take_ring()
+                return
+        raise CaptureError(
+            f"interface {self.name}: it was replaced {_SPARES} times; the probe has to start anew"
+        )
+
+    def _close_all(self) -> None:
+        for one in (self._socket, *self._spares):
+            one.close()
 
     def reload(self, settings: ProbeSettings) -> None:
         """Have the filter of new settings decide from the next packet on; raises SettingsError."""
@@ -248,4 +281,4 @@ class RingSource:
     def close(self) -> None:
         """Close the socket and let go of the ring."""
         del self._raw, self._words
-        self._socket.close()
+        self._close_all()
