@@ -16,6 +16,8 @@ _ATTACH_FILTER = 26
 _RETURN = 0x06
 _ERROR_OCTETS = 256
 _UNKNOWN_NETMASK = 0xFFFFFFFF
+_RAW_HERE = 12
+"""What libpcap on Linux calls raw IP; in files it is 101."""
 _LOADED_AS = ("libpcap.so.1", "libpcap.so.0.8", "libpcap.so")
 _INSTALL = (
     "install libpcap (Debian: apt install libpcap0.8, Fedora: dnf install libpcap, Alpine: apk add libpcap)"
@@ -70,7 +72,7 @@ def take_none() -> Filter:
 def compile_filter(text: str, link_type: int, snap_octets: int) -> Filter:
     """Compile a filter.
 
-    VLAN tags are found where Linux keeps them, beside the packet.
+    It sees packets as they lie in memory: a VLAN tag that the card took out is not there.
 
     Args:
         text: in the language of ``pcap-filter(7)``; empty takes everything.
@@ -83,7 +85,8 @@ def compile_filter(text: str, link_type: int, snap_octets: int) -> Filter:
     if not text.strip():
         return take_all(snap_octets)
     library = _library()
-    handle = library.pcap_open_dead(RAW if link_type == BY_NETWORK_HEADER else link_type, snap_octets)
+    kind = _RAW_HERE if link_type in (RAW, BY_NETWORK_HEADER) else link_type
+    handle = library.pcap_open_dead(kind, snap_octets)
     if not handle:
         raise SettingsError(f"filter {text!r}: libpcap has no memory for it")
     program = _Program()
