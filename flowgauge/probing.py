@@ -161,7 +161,8 @@ class _Run:
             require_topics(sink, self._bus, self._options)
         publisher = probe.attach(sink)
         with serving(settings, publisher.meters, publisher.health):
-            return probe.run(lambda: self._reload(probe)).as_dict()
+            summary = probe.run(lambda: self._reload(probe)).as_dict()
+        return {**summary, "bus_waits": sink.full_waits}
 
     def _reload(self, probe: Probe) -> None:
         """Read the settings again, where a SIGHUP asked for it; a mistake in them changes nothing."""
@@ -203,6 +204,7 @@ def hanging_up() -> Iterator[threading.Event]:
 def _together(summaries: Sequence[dict[str, Any]], restarts: int) -> dict[str, Any]:
     """Return the summaries of processes as one: counts add up, the longest duration counts."""
     whole = _sum(summaries)
+    whole["turn_max_ms"] = max(one["turn_max_ms"] for one in summaries)
     whole["duration_s"] = max(one["duration_s"] for one in summaries)
     whole["packets_per_s"] = whole["packets"]["sent"] / whole["duration_s"] if whole["duration_s"] else 0.0
     whole["processes"], whole["restarts"] = len(summaries), restarts

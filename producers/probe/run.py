@@ -123,6 +123,8 @@ class Probe:
         self._next_house_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self._clocks_apart_ns = self._apart_ns()
         self._events: Counter[str] = Counter()
+        self._turn_ns = 0
+        """The longest turn of the loop since it was last told: for so long the ring has to hold what comes."""
 
     def _lane(self, source: LiveSource, sequencer: Sequencer, number: int) -> _Lane:
         options, settings = self._options, self._options.settings
@@ -234,9 +236,11 @@ class Probe:
         return self.summary
 
     def _loop(self) -> None:
+        began_ns = self._clock.monotonic_ns()
         while not self._stop.is_set():
             took = self._read()
             now_ns = self._clock.monotonic_ns()
+            self._turn_ns, began_ns = max(self._turn_ns, now_ns - began_ns), now_ns
             # What has waited for half the linger goes too, so that all partitions leave together.
             for lane in self._lanes:
                 lane.stream.flush(now_ns - self._linger_ns // 2)
@@ -247,6 +251,7 @@ class Probe:
                 if all(lane.source.at_end for lane in self._lanes):
                     return
                 self._wait(now_ns)
+                began_ns = self._clock.monotonic_ns()
 
     def _read(self) -> bool:
         """Take in a block of each source; return whether there was any."""
@@ -326,6 +331,8 @@ class Probe:
 
     def _tell(self, now_ns: int) -> None:
         self.publisher.tell(self.frames(), self.events(), now_ns)
+        self.publisher.meter.gauge("turn_max_ms", self._turn_ns / 1e6)
+        self.summary.turn_max_ns = max(self.summary.turn_max_ns, self._turn_ns)
         for lane in self._lanes:
             for name, value in lane.source.gauges().items():
                 self.publisher.meter.gauge(name, value)
@@ -334,6 +341,7 @@ class Probe:
         self._tell(self._clock.monotonic_ns())
         if self._telemetry_ns:
             self.publisher.telemetry()
+        self._turn_ns = 0
 
     def _account(self) -> None:
         summary, sink = self.summary, self._sink

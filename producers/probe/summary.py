@@ -28,6 +28,8 @@ class LiveSummary:
     message_bytes: int = 0
     messages_acked: int = 0
     end_marks: int = 0
+    turn_max_ns: int = 0
+    """Longest turn of the probe's loop without sleep, in which packets waited in the ring."""
     duration_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -59,6 +61,7 @@ class LiveSummary:
                 "acked": self.messages_acked,
                 "bytes": self.message_bytes,
             },
+            "turn_max_ms": self.turn_max_ns / 1e6,
             "packets_per_s": self.packets_per_s,
             "events": dict(self.events),
         }

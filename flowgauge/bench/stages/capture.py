@@ -71,6 +71,8 @@ class Run:
     messages: int
     """Messages on the topic, as its offsets tell."""
     cpu_s: dict[str, float]
+    waited_s: float
+    """How long the probe could run and had no core."""
     resident_kib: list[int]
     """The probe's memory, second by second."""
 
@@ -109,7 +111,10 @@ class Run:
             "accounted": self.accounted,
             "seconds": round(self.seconds, 2),
             "cpu_s": self.cpu_s,
-            "events": self.summary["events"],
+            "probe_waited_for_core_s": round(self.waited_s, 2),
+            "ring_full": self.summary["events"].get("ring_full", 0),
+            "turn_max_ms": round(self.summary["turn_max_ms"], 1),
+            "bus_waits": self.summary["bus_waits"],
             "probe_resident_mib": [m >> 10 for m in (memory[0], memory[len(memory) // 2], memory[-1])]
             if memory
             else [],
@@ -170,8 +175,10 @@ def _scene(setup: Setup, on_step: Callable[[str], None]) -> Iterator[_Scene]:
 class _Scene:
     """Everything between two runs."""
 
-    def __init__(self, wire: Wire, bus: BusSettings, broker_pid: int, passed_on: Sequence[str]) -> None:
-        self._wire, self._bus, self._broker_pid = wire, bus, broker_pid
+    def __init__(
+        self, wire: Wire, bus: BusSettings, broker_pid: int | None, passed_on: Sequence[str]
+    ) -> None:
+        self._wire, self._bus, self._broker_pid = wire, bus, broker_pid or 0
         self._passed_on = passed_on
         self._admin = AdminClient({"bootstrap.servers": bus.bootstrap, "log_level": 0})
 
@@ -182,14 +189,14 @@ class _Scene:
             messages, heard = self._messages(reader), reader.end(TELEMETRY_COST, 0)
             with Child("flowgauge probe", self._probe()) as probe:
                 self._wait_ready(reader, probe, heard)
-                before = self._wire.arrived()
+                before, waited_s = self._wire.arrived(), _waited_s(probe.pid)
                 cpu = {"probe": probe.cpu_s() or 0.0, "broker": cpu_seconds(self._broker_pid) or 0.0}
                 command = [sys.executable, "-m", "infra.lab.generator", SENDING]
                 command += ["--rate", str(rate), "--seconds", str(seconds)]
                 with Child("generator", inside(self._wire.sender, *command)) as generator:
                     memory = self._watch(generator, probe)
                     sent = json.loads(generator.wait(30.0))
-                after = self._wire.arrived()
+                after, waited_s = self._wire.arrived(), _waited_s(probe.pid) - waited_s
                 cpu = {
                     "probe": round((probe.cpu_s() or 0.0) - cpu["probe"], 2),
                     "broker": round((cpu_seconds(self._broker_pid) or 0.0) - cpu["broker"], 2),
@@ -206,6 +213,7 @@ class _Scene:
                 summary,
                 self._messages(reader) - messages,
                 cpu,
+                waited_s,
                 memory,
             )
         finally:
@@ -253,6 +261,10 @@ class _Scene:
 
     def _messages(self, reader: BusReader) -> int:
         return sum(reader.end(PACKETS, number) for number in range(self._bus.partitions))
+
+
+def _waited_s(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def _resident_kib(pid: int) -> int:
