@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flowgauge import options
+
+if TYPE_CHECKING:
+    from models.flow.card import Method
+    from models.flow.study.plan import Budget
 
 app = typer.Typer(help="Train and compare models, and write a report.", no_args_is_help=True)
 
@@ -125,3 +131,132 @@ def export(
     from flowgauge.packet_study import export as exported
 
     return exported(best_point(point, split) if point.is_dir() else point, output, name, version)
+
+
+@app.command("cascade")
+def cascade(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder of captures with labels.csv, or a table of packet sequences (CSV, also gzip'd).",
+        ),
+    ],
+    output: _Output,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Labels of the captures or their flows; `ndpi`: what nDPI says."),
+    ] = None,
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help=f"decision_tree, random_forest, lightgbm, mlp, cnn, river; {_Comma}."
+        ),
+    ] = "decision_tree,random_forest,lightgbm,mlp",
+    representations: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"early, statistics, header_bits; {_Comma}.")
+    ] = "early",
+    depths: Annotated[
+        str, typer.Option(metavar="LIST", help=f"Packets after which a flow may be answered; {_Comma}.")
+    ] = "1,2,3,5,10",
+    splits: Annotated[int, typer.Option(min=1, max=10, metavar="N", help="Splits of the flows.")] = 3,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="group: no capture (of a table: day of a class) on two sides; flow."
+        ),
+    ] = "group",
+    trees: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="Trees of a random forest.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, max=5000, metavar="N", help="Most rounds of boosting.")] = 200,
+    threads: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Threads that train.")] = 1,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND=LIMIT",
+            help="share=0.5 of flows handed on; latency=20 ms for nine in ten flows; cpu=50 us a flow.",
+        ),
+    ] = "share=0.5",
+    thresholds: Annotated[str, typer.Option(metavar="NAME", help="per_class or universal.")] = "per_class",
+    tiers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Tiers to take, such as random_forest@1,lightgbm@5. Default: those that come out best.",
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0.01, max=3600, metavar="S", help="Longest that a flow is held, in s.")
+    ] = 5.0,
+    unknown_below: Annotated[
+        float, typer.Option(min=0, max=1, metavar="P", help="Confidence under which an answer is unknown.")
+    ] = 0.1,
+    min_flows: Annotated[int, typer.Option(min=3, metavar="N", help="Least flows of a class.")] = 20,
+    min_groups: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Least captures (days) of a class. Default: 3, of a table 2."),
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the cascade.")] = "flows",
+    version: Annotated[str, typer.Option(metavar="VERSION", help="Of the cascade.")] = "1",
+    config: options.Config = None,
+    settings: options.Set = None,
+    as_json: options.Json = False,
+) -> int:
+    """Train models over depths, choose tiers, tune thresholds; write a cascade, settings that serve it and a report.
+
+    Each finished training is kept; stopped at any moment, the same command goes on. Needs the extra `study`.
+    """
+    from flowgauge.cascade_study import study
+    from flowgauge.settings import load
+    from models.flow.study.plan import Plan
+    from models.flow.study.train import Settings
+    from streams.config import StreamsSettings
+
+    plan = Plan(
+        models=_split(models),
+        representations=_split(representations),
+        depths=_numbers("--depths", depths),
+        splits=splits,
+        by=split,
+        training=Settings(trees, rounds, threads),
+        budget=_budget(budget),
+        method=_method(thresholds),
+        wait_s=wait,
+        chain=_split(tiers or ""),
+        unknown_below=unknown_below,
+        name=name,
+        version=version,
+    )
+    groups = min_groups if min_groups is not None else 3 if dataset.is_dir() else 2
+    streams = load(config, {}, settings or ()).get("streams", StreamsSettings)
+    return study(dataset, labels, output, plan, streams, min_flows, groups, as_json)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    from schemas.errors import SettingsError
+
+    try:
+        return tuple(int(part) for part in _split(text))
+    except ValueError:
+        raise SettingsError(f"{option} {text}: whole numbers such as 1,3,10") from None
+
+
+def _budget(text: str) -> Budget:
+    from models.flow.study.plan import Budget
+    from schemas.errors import SettingsError
+
+    kind, _, limit = text.partition("=")
+    try:
+        value = float(limit)
+    except ValueError:
+        value = -1.0
+    if kind not in ("share", "latency", "cpu") or not 0 < value < 1e9:
+        raise SettingsError(f"--budget {text}: share=0.5, latency=20 (ms) or cpu=50 (us)")
+    return Budget(kind, value)  # type: ignore[arg-type]
+
+
+def _method(text: str) -> Method:
+    from schemas.errors import SettingsError
+
+    if text not in ("per_class", "universal"):
+        raise SettingsError(f"--thresholds {text}: per_class or universal")
+    return text  # type: ignore[return-value]

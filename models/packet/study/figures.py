@@ -35,6 +35,8 @@ class Line:
     error: Sequence[float] = ()
     """Half the width of each value's interval."""
     dashed: bool = False
+    marks: bool = True
+    """Whether each value has a mark; a distribution has too many."""
     right: bool = False
     """Whether it belongs to the axis on the right."""
 
@@ -62,7 +64,8 @@ def draw(folder: Path, figure: Figure) -> str:
         style = {"color": line.colour, "linestyle": "--" if line.dashed else "-", "label": line.label}
         # A line of one point has no dashes to tell it by.
         style["markerfacecolor"] = "white" if line.dashed else line.colour
-        place.errorbar(line.x, line.y, yerr=line.error or None, marker="o", markersize=4, capsize=2, **style)
+        style["marker"] = "o" if line.marks else "none"
+        place.errorbar(line.x, line.y, yerr=line.error or None, markersize=4, capsize=2, **style)
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     if figure.log_x:
         axes.set_xscale("log")
