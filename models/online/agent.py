@@ -30,6 +30,7 @@ from schemas.predictions import varints
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
+from streams.handover import Position
 
 log = logging.getLogger("flowgauge")
 
@@ -160,23 +161,29 @@ class ModelAgent:
     def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
         """Begin anew with offsets; what comes again is known by its prediction id too."""
         self._next_offset.clear()
+        if not self.keeper.is_on:
+            return
+        places = positions(self.bus, self.settings.group, partitions)
+        # A copy of the state tells of every partition what is in it, also where there was no message so far:
+        # what comes there before the worker dies has to be learned again.
+        self._next_offset.update({source: max(0, place.committed) for source, place in places.items()})
         if self._restored is not None:
             snapshot, self._restored = self._restored, None
-            self._resume(snapshot, partitions)
+            self._resume(snapshot, places)
 
-    def _resume(self, snapshot: Snapshot, partitions: Mapping[str, set[int]]) -> None:
+    def _resume(self, snapshot: Snapshot, places: Mapping[Source, Position]) -> None:
         """Go on from a state: learn what its messages lack of those committed, and skip what it has beyond."""
         spans: dict[Source, tuple[int, int]] = {}
-        for source, position in positions(self.bus, self.settings.group, partitions).items():
+        for source, place in places.items():
             kept = snapshot.next_offset.get(source)
-            if kept is None:
+            if kept is None or (kept == 0 and place.committed < 0):
                 continue
-            if position.committed < 0 or kept > position.end:
+            if place.committed < 0 or kept > place.end:
                 self.totals["offsets_of_other_topics"] += 1
                 continue
             self._next_offset[source] = kept
-            if kept < position.committed and not snapshot.handed_over:
-                spans[source] = (kept, position.committed)
+            if kept < place.committed and not snapshot.handed_over:
+                spans[source] = (kept, place.committed)
         if spans:
             self._catch_up(spans)
 

@@ -49,6 +49,11 @@ class StateKeeper:
             except StateError as error:
                 self._failed(str(error))
 
+    @property
+    def is_on(self) -> bool:
+        """Return whether the state is kept at all."""
+        return self._file is not None
+
     def restore(self) -> Snapshot | None:
         """Return the state that the last worker left, with the present settings; None to begin anew."""
         if self._file is None:

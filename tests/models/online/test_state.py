@@ -148,6 +148,25 @@ def undisturbed(broker: Broker, started: Callable[..., ModelAgent]) -> ModelAgen
     return whole
 
 
+def test_labels_that_began_after_the_last_copy_are_learned_again(
+    started: Callable[..., ModelAgent], broker: Broker
+) -> None:
+    first = started()
+    broker.assign(first)
+    fill(broker, range(20), range(0))
+    broker.deliver(first)
+    saved(first)
+    broker.commit(first)
+    fill(broker, range(20, 21), range(15))
+    broker.deliver(first)
+    broker.commit(first)
+    first.keeper.close()
+    second = started()
+    broker.assign(second)
+    assert second.totals["messages_caught_up"] == 16
+    assert learned(second) == learned(first)
+
+
 def test_a_worker_that_stopped_in_order_goes_on(broker: Broker, started: Callable[..., ModelAgent]) -> None:
     first = started()
     broker.assign(first)
