@@ -24,6 +24,7 @@ from flowgauge.commands import (
     labels,
     models,
     packet_models,
+    privacy,
     probe,
     record,
     replay,
@@ -66,6 +67,7 @@ app.command("check")(check.command)
 app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")
 app.add_typer(cascade.app, name="cascade")
+app.add_typer(privacy.app, name="privacy")
 app.add_typer(feature.app, name="feature")
 app.add_typer(study.app, name="study")
 app.add_typer(broker.app, name="broker")

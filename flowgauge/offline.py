@@ -15,6 +15,8 @@ from flowgauge.records import FIELDS, SERVICE_FIELDS
 from flowgauge.settings import Effective
 from flowgauge.writers import open_writer
 from producers.config import BusSettings
+from producers.privacy.config import PrivacySettings
+from producers.privacy.privacy import open_privacy
 from schemas.errors import SettingsError
 from schemas.features import FeatureBatch
 from streams.codegen import resolve
@@ -52,6 +54,7 @@ def run(
             probe=probe,
             on_batch=on_batch,
             on_progress=stack.enter_context(progress("read", plain=False)),
+            privacy=open_privacy(effective.get("privacy", PrivacySettings)),
         )
     for warning in summary.warnings:
         print(f"flowgauge: warning: {warning}", file=sys.stderr)

@@ -22,6 +22,7 @@ from flowgauge.workers import log_to_stderr, waiting
 from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
 from producers.metrics import serving
+from producers.privacy.config import PrivacySettings
 from producers.probe.log import LOGGER, set_up
 from producers.probe.privileges import drop_privileges, take_rights
 from producers.probe.ring.sockets import RingSize
@@ -69,6 +70,7 @@ def probe_options(effective: Effective) -> ProbeOptions:
         wanted_columns(effective),
         effective.get("payloads", PayloadSettings),
         flow_rules(effective.get("streams", StreamsSettings)),
+        effective.get("privacy", PrivacySettings),
     )
 
 

@@ -13,6 +13,7 @@ from flowgauge.progress import progress
 from flowgauge.settings import Effective
 from flowgauge.wanted import flow_rules, replay_settings, wanted_columns
 from producers.config import BusSettings, PayloadSettings
+from producers.privacy.config import PrivacySettings
 from producers.probes import ProbeSpec
 from producers.replay import ReplayFailed, ReplayOptions, run_replay
 from producers.summary import ReplaySummary
@@ -36,6 +37,7 @@ def run(
         wanted_columns(effective),
         effective.get("payloads", PayloadSettings),
         flow_rules(effective.get("streams", StreamsSettings)),
+        effective.get("privacy", PrivacySettings),
     )
     bus = effective.get("bus", BusSettings)
     with stopping() as stop:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from flowgauge.settings_values import nested_settings, parse_text, what_is_allowed
+from producers.privacy.keys import VARIABLE
 from schemas.errors import InputError, SettingsError
 from schemas.settings import Settings
 
@@ -27,6 +28,7 @@ SECTIONS: dict[str, str] = {
     "packets": "producers.config:PacketsSettings",
     "replay": "producers.config:ReplaySettings",
     "probe": "producers.probe.config:ProbeSettings",
+    "privacy": "producers.privacy.config:PrivacySettings",
     "payloads": "producers.config:PayloadSettings",
     "streams": "streams.config:StreamsSettings",
     "models": "models.online.config:OnlineSettings",
@@ -39,7 +41,7 @@ SECTIONS: dict[str, str] = {
 DEFAULT_FILE = "flowgauge.toml"
 PREFIX = "FLOWGAUGE_"
 NOT_SETTINGS = frozenset(
-    {"FLOWGAUGE_CONFIG", "FLOWGAUGE_DEBUG", "FLOWGAUGE_CI", "FLOWGAUGE_CACHE_DIR", "FLOWGAUGE_VENV"}
+    {"FLOWGAUGE_CONFIG", "FLOWGAUGE_DEBUG", "FLOWGAUGE_CI", "FLOWGAUGE_CACHE_DIR", "FLOWGAUGE_VENV", VARIABLE}
 )
 """Environment variables of ours that are not keys of a section."""
 

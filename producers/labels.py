@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from producers.columns import allocate
+from producers.privacy.privacy import Privacy
 from schemas.community_id import address_bytes, is_one_way
 from schemas.errors import InputError
 from schemas.flow_key import flow_id_of, format_flow_id, hash_five_tuple, probe_hash_of
@@ -89,15 +91,27 @@ def _flow_hashes(
     return out
 
 
-def read_labels(path: str) -> LabelTable:
-    """Read a labels file.
+def _hidden_hashes(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], numbers: NDArray[np.int64], privacy: Privacy
+) -> NDArray[np.uint64]:
+    """Hash five-tuples as ``_flow_hashes`` does, as a probe that hides addresses tells them."""
+    columns = allocate(len(a))
+    columns.address_a[:], columns.address_b[:] = a, b
+    columns.port_a[:], columns.port_b[:], columns.protocol[:], columns.ip_version[:] = numbers.T
+    columns.flow_hash[:] = _flow_hashes(a, b, numbers)
+    privacy.columns(columns)
+    return columns.flow_hash
+
+
+def read_labels(path: str, privacy: Privacy | None = None) -> LabelTable:
+    """Read a labels file; its addresses are true ones, which ``privacy`` hides in the flow ids.
 
     Raises:
         InputError: it cannot be read or a row is no label; the message names the file and the line.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return _table(Path(path).name, list(_rows(path, file)))
+            return _table(Path(path).name, list(_rows(path, file)), privacy)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -164,14 +178,14 @@ def _number(name: str, text: str, limit: int) -> int:
     return value
 
 
-def _table(source: str, rows: list[_Row]) -> LabelTable:
+def _table(source: str, rows: list[_Row], privacy: Privacy | None) -> LabelTable:
     rows.sort(key=lambda row: (row.end_ns, row.start_ns))
     a = np.frombuffer(b"".join(row.a for row in rows), dtype=np.uint8).reshape(-1, 16)
     b = np.frombuffer(b"".join(row.b for row in rows), dtype=np.uint8).reshape(-1, 16)
     numbers = np.array([row.numbers for row in rows], dtype=np.int64).reshape(-1, 4)
     return LabelTable(
         source=source,
-        flow_hash=_flow_hashes(a, b, numbers),
+        flow_hash=_flow_hashes(a, b, numbers) if privacy is None else _hidden_hashes(a, b, numbers, privacy),
         start_ns=np.array([row.start_ns for row in rows], dtype=np.int64),
         end_ns=np.array([row.end_ns for row in rows], dtype=np.int64),
         label=tuple(row.label for row in rows),

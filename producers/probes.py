@@ -12,6 +12,7 @@ import numpy as np
 
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
+from producers.privacy.privacy import Privacy
 from producers.sources.capture import STDIN, Capture, open_capture
 from producers.sources.reader import Tap
 from producers.summary import ProbeSummary
@@ -78,8 +79,10 @@ class CaptureChain:
         summary: ProbeSummary,
         warnings: list[str],
         names: NameFinder | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self._spec = spec
+        self._privacy = privacy
         self._names = names
         self._summary = summary
         self._warnings = warnings
@@ -108,7 +111,7 @@ class CaptureChain:
         """
         for path in self._spec.captures:
             point = "standard input" if path == STDIN else Path(path).name
-            with open_capture(path, names=self._names) as capture:
+            with open_capture(path, names=self._names, privacy=self._privacy) as capture:
                 self._open = capture
                 try:
                     for columns in capture.blocks(max_packets, extra, tap):

@@ -23,6 +23,8 @@ from producers.metrics import serving
 from producers.pacing import Clock, Pacer, SystemClock, Timeline
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
+from producers.privacy.config import PrivacySettings
+from producers.privacy.privacy import Privacy, check_payloads, open_privacy
 from producers.probes import ProbeSpec, total_bytes
 from producers.publisher import Admit, Publisher
 from producers.sources.capture import STDIN
@@ -59,6 +61,8 @@ class ReplayOptions:
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     flow_rules: FlowRules = field(default_factory=FlowRules)
     """When flows end, for the ids of the payloads' flows."""
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    """What is hidden before it leaves."""
 
 
 class ReplayFailed(BusError):
@@ -96,8 +100,9 @@ def run_replay(
         SettingsError: options that contradict each other.
     """
     stop = stop or threading.Event()
-    labels = read_labels(options.labels) if options.labels else None
     _check(probes, options)
+    privacy = open_privacy(options.privacy)
+    labels = read_labels(options.labels, privacy) if options.labels else None
     total = total_bytes(probes)
     if options.speed is not None:
         # Batches have waited already; this is for those of one wake to share a request.
@@ -111,7 +116,7 @@ def run_replay(
             producer.require(topic_name(bus, TELEMETRY_COST))
         if options.payloads.mode != "off":
             producer.require(topic_name(bus, PAYLOADS), bus.partitions)
-    run = Replay(probes, bus, options, producer, labels, stop=stop, admit=admit, total=total)
+    run = Replay(probes, bus, options, producer, labels, stop=stop, admit=admit, total=total, privacy=privacy)
     run.on_progress = on_progress
     with serving(options.settings, run.publisher.meters, run.publisher.health):
         return run.run()
@@ -122,6 +127,7 @@ def _check(probes: Sequence[ProbeSpec], options: ReplayOptions) -> None:
         raise SettingsError(f"--loop {options.loops}: at least 1")
     if options.loops > 1 and any(STDIN in probe.captures for probe in probes):
         raise SettingsError("--loop: standard input cannot be read twice")
+    check_payloads(options.privacy, options.payloads)
 
 
 class Replay:
@@ -139,6 +145,7 @@ class Replay:
         clock: Clock | None = None,
         admit: Admit | None = None,
         total: int | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self.on_progress: OnProgress | None = None
         self._options, self._bus, self._sink = options, bus, sink
@@ -159,9 +166,11 @@ class Replay:
                 self._emit_label,
                 options.extra,
                 self._payload_stream(spec.name),
+                privacy,
             )
             for spec in probes
         ]
+        self._privacy = privacy
         self._pacer: Pacer | None = None
         self._linger_ns = int(options.settings.linger_ms * 1e6)
         self.meter = self.publisher.meter
@@ -322,7 +331,10 @@ class Replay:
         names = sum((stream.names_found() for stream in self._streams), Counter[str]())
         self.publisher.tell(
             sum((stream.frames() for stream in self._streams), Counter[str]()),
-            {f"names_{source}": count for source, count in names.items()},
+            {
+                **{f"names_{source}": count for source, count in names.items()},
+                "addresses_computed": 0 if self._privacy is None else self._privacy.computed,
+            },
             self._clock.monotonic_ns(),
         )
 

@@ -17,6 +17,7 @@ from producers.names.told import NOTHING_TOLD
 from producers.pacing import Timeline
 from producers.packet_stream import Emit, Origin, PacketStream
 from producers.payloads.stream import PayloadStream
+from producers.privacy.privacy import Privacy
 from producers.probes import CaptureChain, ProbeSpec, moved
 from producers.sequence import Sequencer
 from producers.summary import ProbeSummary
@@ -44,6 +45,7 @@ class ProbeStream:
         emit_label: EmitLabel,
         extra: Extra = NO_EXTRA,
         payloads: PayloadStream | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self.spec = spec
         self.summary = ProbeSummary(
@@ -53,8 +55,9 @@ class ProbeStream:
         )
         self.warnings: list[str] = []
         self.batcher = Batcher(partitions, settings.batch_packets, extra, names=settings.names)
-        self._names = NameFinder() if settings.names else None
+        self._names = NameFinder(privacy) if settings.names else None
         self.payloads = payloads
+        self._privacy = privacy
         self._told = NOTHING_TOLD
         self._stream = PacketStream(
             Origin(spec.name, replayed=True),
@@ -110,7 +113,7 @@ class ProbeStream:
 
     def start(self) -> int | None:
         """Open the captures from the first on; return the time of the first packet, None if there is none."""
-        self._chain = CaptureChain(self.spec, self.summary, self.warnings, self._names)
+        self._chain = CaptureChain(self.spec, self.summary, self.warnings, self._names, self._privacy)
         self._blocks = self._chain.blocks(
             self._settings.block_packets,
             self.batcher.extra,

@@ -14,6 +14,7 @@ from producers.batcher import Batcher
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
 from producers.names.told import NOTHING_TOLD
+from producers.privacy.privacy import Privacy
 from producers.sources.capture import Capture, open_capture
 from schemas.features import FeatureBatch
 from schemas.packets import PacketBatch
@@ -65,11 +66,13 @@ class Offline:
     It splits the flows over as many partitions as the bus would, since event time goes on per partition.
     """
 
-    def __init__(self, settings: StreamsSettings, partitions: int, probe: str) -> None:
+    def __init__(
+        self, settings: StreamsSettings, partitions: int, probe: str, privacy: Privacy | None = None
+    ) -> None:
         """Make ready; raises SettingsError for an unknown feature."""
         plan = Plan(settings)
         self.probe = probe
-        self.names = NameFinder() if settings.services else None
+        self.names = NameFinder(privacy) if settings.services else None
         """Who looks for names of servers: to be given to ``open_capture``."""
         self.batcher = Batcher(partitions, extra=plan.needs, names=self.names is not None)
         self.partitions = [Partition(plan, number) for number in range(partitions)]
@@ -137,6 +140,7 @@ def run_offline(
     probe: str,
     on_batch: OnBatch,
     on_progress: OnProgress | None = None,
+    privacy: Privacy | None = None,
 ) -> OfflineSummary:
     """Read captures one after the other as one stream and hand every feature batch to ``on_batch``.
 
@@ -147,13 +151,14 @@ def run_offline(
         probe: name of the probe in the records.
         on_batch: takes each batch as it is made; the order within a flow is that of event time.
         on_progress: see ``OnProgress``.
+        privacy: hides addresses and names, as a probe would. None: nothing is hidden.
 
     Raises:
         InputError: a capture that cannot be read at all; SettingsError: an unknown feature.
     """
     began = time.perf_counter()
     summary = OfflineSummary()
-    offline = Offline(settings, partitions, probe)
+    offline = Offline(settings, partitions, probe, privacy)
 
     def take(batches: Iterator[FeatureBatch]) -> None:
         for batch in batches:
@@ -161,7 +166,7 @@ def run_offline(
             on_batch(batch)
 
     for done, path in enumerate(captures):
-        with open_capture(path, names=offline.names) as capture:
+        with open_capture(path, names=offline.names, privacy=privacy) as capture:
             for block in capture.blocks(extra=offline.batcher.extra):
                 take(offline.take(block))
                 if on_progress:

@@ -29,6 +29,7 @@ from producers.names.text import MORE, NOTHING, Verdict
 from producers.names.tls import HELLO_ROOM, tls_name
 from producers.names.told import EVENTS, Told, allocate_told, is_full, tell, with_room
 from producers.names.whole import COUNTS, GIVEN_UP, allocate_room, read_whole
+from producers.privacy.privacy import Privacy
 from schemas.packets import NameSource
 
 MAX_STREAMS = 4096
@@ -95,9 +96,14 @@ _Key = tuple[int, int]
 
 
 class NameFinder:
-    """Reads the names out of the packets of one probe; one for all its captures, one after the other."""
+    """Reads the names out of the packets of one probe; one for all its captures, one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        privacy: hides addresses and names in what is told. None: nothing is hidden.
+    """
+
+    def __init__(self, privacy: Privacy | None = None) -> None:
+        self._privacy = privacy
         self._spots = allocate_spots(1)
         self._waiting: OrderedDict[_Key, _Waiting] = OrderedDict()
         self._told = allocate_told()
@@ -120,7 +126,7 @@ class NameFinder:
         """Return what was found in the block just decoded, by row, and forget it: it holds until the next ``read``."""
         told = self._told.head(int(self._told.filled[EVENTS]))
         self._told.filled[:] = 0
-        return told
+        return told if self._privacy is None else self._privacy.names(told)
 
     def forget(self) -> None:
         """Forget all flows, as between two runs of the same packets."""
@@ -134,6 +140,7 @@ class NameFinder:
         Addresses in the columns are words (``producers.decoder.kernel.writable``).
         """
         spots, n, is_free = self._spots, 0, False
+        before = int(self._told.filled[EVENTS])
         while True:
             n = read_whole(spots, n, is_free, raw, columns, self._told, self._counts, self._room)
             if n == spots.noted[0]:
@@ -144,6 +151,8 @@ class NameFinder:
             is_free = not self._look_at(raw, columns, n, is_free)
             n += not is_free
         spots.noted[0] = 0
+        if self._privacy is not None:
+            self._privacy.answers(self._told, before, columns)
 
     def _look_at(self, raw: NDArray[np.uint8], columns: PacketColumns, n: int, is_free: bool) -> bool:
         """Read a packet that goes with others; return False where it turns out that it goes with none."""

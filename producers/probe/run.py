@@ -21,6 +21,8 @@ from producers.pacing import SystemClock
 from producers.packet_stream import Origin, PacketStream
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
+from producers.privacy.config import PrivacySettings
+from producers.privacy.privacy import check_payloads, open_privacy
 from producers.probe.config import RELOADED, ProbeSettings
 from producers.probe.log import LOGGER, set_up
 from producers.probe.source import NAP_S, LiveSource, Reading
@@ -51,6 +53,8 @@ class ProbeOptions:
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     flow_rules: FlowRules = field(default_factory=FlowRules)
     """When flows end, for the ids of the payloads' flows."""
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    """What is hidden before it leaves."""
     number: int = 0
     """Which of the processes that share the packets this is."""
     marks_end: bool = True
@@ -116,6 +120,8 @@ class Probe:
             batches_by_partition=[0] * bus.partitions,
         )
         settings = options.settings
+        check_payloads(options.privacy, options.payloads)
+        self._privacy = open_privacy(options.privacy)
         self.publisher: Publisher
         sequencer = Sequencer(bus.partitions, self.epoch)
         self._lanes = [self._lane(source, sequencer, number) for number, source in enumerate(sources)]
@@ -185,9 +191,11 @@ class Probe:
     def _start(self, lane: _Lane, settings: ProbeSettings) -> None:
         """Have a source read as the settings say."""
         payloads = lane.stream.payloads
-        lane.names = NameFinder() if settings.names else None
+        lane.names = NameFinder(self._privacy) if settings.names else None
         tap = None if payloads is None else payloads.sampler
-        lane.source.start(Reading(settings.block_packets, self._options.extra, lane.names, tap))
+        lane.source.start(
+            Reading(settings.block_packets, self._options.extra, lane.names, tap, self._privacy)
+        )
 
     def attach(self, sink: Sink) -> Publisher:
         """Say where messages go; return what counts them."""
@@ -324,6 +332,8 @@ class Probe:
     def events(self) -> Counter[str]:
         """Return other counts of the sources, of the names found and of the clock."""
         found = self._events.copy()
+        if self._privacy is not None:
+            found["addresses_computed"] = self._privacy.computed
         for lane in self._lanes:
             found.update(lane.source.events())
             found.update(lane.names_found())

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
 from producers.names.told import Told
+from producers.privacy.privacy import Privacy
 from producers.probe.config import ProbeSettings
 from producers.sources.reader import Tap
 from schemas.packets import NO_EXTRA, Extra
@@ -39,6 +40,8 @@ class Reading(NamedTuple):
     """Who reads the packets that may tell a name, while their octets are in memory."""
     tap: Tap | None = None
     """Who is shown each packet with its payload."""
+    privacy: Privacy | None = None
+    """What hides addresses, once names were looked for and before anybody else sees the packets."""
 
 
 class LiveSource(Protocol):

@@ -14,6 +14,7 @@ from producers.decoder.kernel import writable
 from producers.decoder.reasons import UNKNOWN_LINK_TYPE, DecodeCounters, counters_of
 from producers.decoder.state import allocate_state
 from producers.names.finder import NameFinder
+from producers.privacy.privacy import Privacy
 from producers.sources.pcap import PcapReader, is_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng
 from producers.sources.reader import Reader, Tap, need
@@ -28,7 +29,13 @@ class Capture:
     """An open capture; use it as a context manager. Made by ``open_capture``."""
 
     def __init__(
-        self, path: str, file: BinaryIO, size: int | None, chunk_octets: int, names: NameFinder | None = None
+        self,
+        path: str,
+        file: BinaryIO,
+        size: int | None,
+        chunk_octets: int,
+        names: NameFinder | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self.path = path
         self.name = "standard input" if path == STDIN else path
@@ -40,7 +47,7 @@ class Capture:
         self._state = allocate_state()
         self._window: Window | None = None
         self._reader = self._open(chunk_octets)
-        self._reader.names = names
+        self._reader.names, self._reader.privacy = names, privacy
 
     def _open(self, chunk_octets: int) -> Reader:
         try:
@@ -109,13 +116,20 @@ class Capture:
         self.close()
 
 
-def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, names: NameFinder | None = None) -> Capture:
+def open_capture(
+    path: str,
+    *,
+    chunk_octets: int = CHUNK_OCTETS,
+    names: NameFinder | None = None,
+    privacy: Privacy | None = None,
+) -> Capture:
     """Open a pcap or pcapng capture, plain or compressed with gzip or zstd; the content tells which.
 
     Args:
         path: a file or a named pipe; ``-`` is standard input.
         chunk_octets: bytes held in memory at a time, or one record where that is larger.
         names: finds the names that packets tell; after each block it has those of its rows. None: nobody looks.
+        privacy: hides addresses, before blocks are yielded and taps see them. None: nothing is hidden.
 
     Raises:
         InputError: it is missing, unreadable, empty, no capture, or its link type is not supported.
@@ -124,7 +138,7 @@ def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, names: NameFind
         if sys.stdin is None:
             raise InputError("standard input: is closed")
         file = sys.stdin.buffer
-        return Capture(path, getattr(file, "raw", file), None, chunk_octets, names)
+        return Capture(path, getattr(file, "raw", file), None, chunk_octets, names, privacy)
     try:
         opened = Path(path).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
@@ -132,7 +146,7 @@ def open_capture(path: str, *, chunk_octets: int = CHUNK_OCTETS, names: NameFind
     status = Path(path).stat()
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     try:
-        return Capture(path, opened, size, chunk_octets, names)  # type: ignore[arg-type]
+        return Capture(path, opened, size, chunk_octets, names, privacy)  # type: ignore[arg-type]
     except BaseException:
         opened.close()
         raise

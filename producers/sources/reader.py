@@ -13,6 +13,7 @@ from producers.decoder.reasons import counters_of
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.names.finder import NameFinder
+from producers.privacy.privacy import Privacy
 from producers.sources.window import CorruptStream, Window
 
 MAX_CAPTURED = 262_144
@@ -48,6 +49,8 @@ class Reader(ABC):
         """What is wrong with the capture's end; empty where nothing is."""
         self.names: NameFinder | None = None
         """Who reads the packets that may tell a name, while their bytes are in the window."""
+        self.privacy: Privacy | None = None
+        """What hides addresses, once names were looked for and before anybody else sees the packets."""
 
     def fill(self, columns: PacketColumns, state: DecodeState, tap: Tap | None = None) -> int:
         """Write packets into the columns (``writable`` ones) until they are full; return how many.
@@ -64,6 +67,8 @@ class Reader(ABC):
             row, stopped = self._decode(columns, row, state, spans)
             if self.names is not None and state.spots.noted[0]:
                 self.names.read(window.raw, columns)
+            if self.privacy is not None:
+                self.privacy.rows(columns, first, row)
             if tap is not None and row > first:
                 tap.take(window.raw, columns, first, row)
             if stopped == FULL or (stopped == NEEDS_MORE and row and window.live):

@@ -145,6 +145,8 @@ class RingSource:
         give_back(self._words, self._shape, self._place)
         if reading.names is not None:
             reading.names.read(self._raw, self._target)
+        if reading.privacy is not None:
+            reading.privacy.rows(self._target, 0, 0)
         if reading.tap is not None:
             reading.tap.take(self._raw, self._target, 0, 0)
         self._target = writable(self._columns)
@@ -179,6 +181,8 @@ class RingSource:
             if self._state.spots.noted[0]:
                 reading.names.read(self._raw, self._target)
             told = reading.names.take()
+        if reading.privacy is not None:
+            reading.privacy.rows(self._target, 0, rows)
         if reading.tap is not None and rows:
             reading.tap.take(self._raw, self._target, 0, rows)
         if self._place[DONE]:

@@ -1,0 +1,1 @@
+"""Privacy before the bus: addresses anonymised, names hashed, no payload."""
