@@ -28,6 +28,7 @@ from flowgauge.commands import (
     probe,
     record,
     replay,
+    spool,
     streams,
     study,
     tail,
@@ -68,6 +69,7 @@ app.command("bench")(bench.command)
 app.add_typer(packet_models.app, name="packet-models")
 app.add_typer(cascade.app, name="cascade")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(spool.app, name="spool")
 app.add_typer(feature.app, name="feature")
 app.add_typer(study.app, name="study")
 app.add_typer(broker.app, name="broker")

@@ -15,20 +15,23 @@ from typing import Any
 
 from flowgauge.interrupt import Stop, stopping
 from flowgauge.messages import short
+from flowgauge.probe_bus import of_process, probe_bus
 from flowgauge.probe_processes import ProcessFailed, run_processes
 from flowgauge.settings import Effective
 from flowgauge.wanted import flow_rules, probe_settings, wanted_columns
-from flowgauge.workers import log_to_stderr, waiting
+from flowgauge.workers import log_to_stderr
 from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
 from producers.metrics import serving
 from producers.privacy.config import PrivacySettings
+from producers.privacy.privacy import check_payloads, open_privacy
 from producers.probe.log import LOGGER, set_up
 from producers.probe.privileges import drop_privileges, take_rights
 from producers.probe.ring.sockets import RingSize
 from producers.probe.ring.source import ALL_OCTETS, RingOptions, RingSource
 from producers.probe.run import Probe, ProbeOptions, mark_end
 from producers.probe.source import LiveSource
+from producers.spool.config import SpoolSettings
 from schemas.errors import FlowgaugeError, SettingsError
 from schemas.topics import PACKETS, PAYLOADS, TELEMETRY_COST
 from streams.config import StreamsSettings
@@ -63,14 +66,16 @@ def run(load: Load, as_json: bool) -> int:
 
 def probe_options(effective: Effective) -> ProbeOptions:
     """Return how the probe runs, from all settings."""
-    settings = probe_settings(effective)
+    settings, payloads = probe_settings(effective), effective.get("payloads", PayloadSettings)
+    privacy = effective.get("privacy", PrivacySettings)
+    check_payloads(privacy, payloads)
     return ProbeOptions(
         settings.name,
         settings,
         wanted_columns(effective),
-        effective.get("payloads", PayloadSettings),
+        payloads,
         flow_rules(effective.get("streams", StreamsSettings)),
-        effective.get("privacy", PrivacySettings),
+        open_privacy(privacy),
     )
 
 
@@ -149,22 +154,25 @@ class _Run:
             return self._capture(Probe(shares[number], self._bus, options, stop=stop.event), stop, number)
 
         summaries, restarts = run_processes(len(shares), work, self._stop, self._hangup)
-        sink = BusProducer(self._bus)
-        mark_end(self._options.name, self._bus, self._options, sink)
-        sink.flush(self._options.settings.drain_timeout_s)
+        if not any(summary["packets"]["kept"] for summary in summaries):
+            # Where packets are left on disk, this is not the end.
+            sink = BusProducer(self._bus)
+            mark_end(self._options.name, self._bus, self._options, sink)
+            sink.flush(self._options.settings.drain_timeout_s)
         return _together(summaries, restarts)
 
     def _capture(self, probe: Probe, stop: Stop, number: int = 0) -> dict[str, Any]:
         settings = self._options.settings
         if number and settings.metrics_port:
             settings = settings.model_copy(update={"metrics_port": settings.metrics_port + number})
-        sink = BusProducer(self._bus)
-        if sink.connect(stop=stop.event, on_wait=waiting):
-            require_topics(sink, self._bus, self._options)
-        publisher = probe.attach(sink)
-        with serving(settings, publisher.meters, publisher.health):
-            summary = probe.run(lambda: self._reload(probe)).as_dict()
-        return {**summary, "bus_waits": sink.full_waits}
+        spool = of_process(self._effective.get("spool", SpoolSettings), number, settings.processes)
+        with probe_bus(
+            spool, self._bus, lambda found: require_topics(found, self._bus, self._options), stop
+        ) as sink:
+            publisher = probe.attach(sink)
+            with serving(settings, publisher.meters, publisher.health):
+                summary = probe.run(lambda: self._reload(probe)).as_dict()
+        return {**summary, "bus_waits": sink.full_waits if isinstance(sink, BusProducer) else 0}
 
     def _reload(self, probe: Probe) -> None:
         """Read the settings again, where a SIGHUP asked for it; a mistake in them changes nothing."""
@@ -177,7 +185,7 @@ class _Run:
         except FlowgaugeError as error:
             log.error("the settings were not reloaded: %s", error)
             return
-        for section in ("bus", "packets", "payloads", "streams"):
+        for section in ("bus", "packets", "payloads", "streams", "privacy", "spool"):
             if effective.sections[section] != self._effective.sections[section]:
                 left.append(f"[{section}]")
         log.info("the settings were reloaded%s", f"; to be restarted for: {', '.join(left)}" if left else "")
@@ -242,6 +250,11 @@ def _lines(found: dict[str, Any], bootstrap: str) -> list[tuple[str, str]]:
         ("seen", f"{packets['seen']} packets" + (f" (skipped: {skipped})" if skipped else "")),
         ("sent", f"{packets['sent']} packets in {found['batches']} batches"),
         ("acknowledged", f"{packets['acked']} packets, {messages['acked']} of {messages['sent']} messages"),
+        *(
+            [("left on disk", f"{packets['kept']} packets, sent at the next start")]
+            if packets["kept"]
+            else []
+        ),
         ("rate", f"{short(found['packets_per_s'])} packets/s"),
         *([("events", events)] if events else []),
     ]

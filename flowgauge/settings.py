@@ -28,6 +28,7 @@ SECTIONS: dict[str, str] = {
     "packets": "producers.config:PacketsSettings",
     "replay": "producers.config:ReplaySettings",
     "probe": "producers.probe.config:ProbeSettings",
+    "spool": "producers.spool.config:SpoolSettings",
     "privacy": "producers.privacy.config:PrivacySettings",
     "payloads": "producers.config:PayloadSettings",
     "streams": "streams.config:StreamsSettings",

@@ -23,6 +23,10 @@ _RETRY_S = 0.25
 _FLUSH_SLICE_S = 0.2
 
 
+Done = Callable[[KafkaError | None], None]
+"""Told why a message was not delivered; None: it was."""
+
+
 class Item(NamedTuple):
     """A message that stands for one record."""
 
@@ -164,7 +168,13 @@ class BusProducer:
             raise self._error(f"topic {topic} has {found} partitions, not {partitions} as in the settings")
 
     def produce(
-        self, topic: str, value: bytes, partition: int | None = None, key: str | None = None, items: int = 0
+        self,
+        topic: str,
+        value: bytes,
+        partition: int | None = None,
+        key: str | None = None,
+        items: int = 0,
+        done: Done | None = None,
     ) -> None:
         """Hand a message to the bus; waits while the queue is full.
 
@@ -174,11 +184,12 @@ class BusProducer:
             partition: where to; without it the key decides.
             key: key of the message.
             items: packets or rows in the message, counted when it is acknowledged.
+            done: told what became of it, instead of ``check`` raising where it was not delivered.
 
         Raises:
             BusError: the message is refused at once, or the queue did not move for the delivery timeout.
         """
-        callback = partial(self._delivered, items=items)
+        callback = partial(self._delivered, items=items, done=done)
         where = -1 if partition is None else partition
         deadline = self._deadline()
         while True:
@@ -234,15 +245,24 @@ class BusProducer:
     def _refused(self, topic: str, size: int, reason: str) -> BusError:
         return self._error(f"topic {topic} refuses {size:,} bytes: {reason}")
 
-    def _delivered(self, error: KafkaError | None, message: Any, items: int) -> None:
+    def _delivered(
+        self, error: KafkaError | None, message: Any, items: int, done: Done | None = None
+    ) -> None:
+        if done is not None:
+            done(error)
         if error is None:
             self.acked += 1
             self.acked_items += items
             return
         self.failed += 1
         self.failed_items += items
-        if self.first_error is None:
+        if self.first_error is None and done is None:
             self.first_error = f"topic {message.topic()} [{message.partition()}]: {error.str()}"
+
+    def purge(self) -> None:
+        """Give up all messages without an answer: each is told as failed."""
+        self._producer.purge()
+        self._producer.poll(0)
 
     @property
     def sent(self) -> int:

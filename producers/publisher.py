@@ -11,6 +11,9 @@ from producers.config import BusSettings, topic_name
 from producers.health import Backlog, Health
 from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
 from producers.payloads.stream import PayloadStream
+from producers.spool.open import drops, gauges
+from producers.spool.open import events as spool_events
+from producers.spool.sink import SpoolSink
 from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.packets import PacketBatch
@@ -108,7 +111,14 @@ class Publisher:
             now_ns: a clock that never goes back.
         """
         sink, meter = self.sink, self.meter
-        counts = Counter(frames) + Counter(not_delivered=sink.failed_items)
+        waiting = sink.outstanding
+        undelivered = {"not_delivered": sink.failed_items}
+        if isinstance(sink, SpoolSink):
+            # What waits on disk is as well as can be: no reason to say that the process does not get on.
+            undelivered, events, waiting = drops(sink), {**events, **spool_events(sink)}, 0
+            for name, value in gauges(sink).items():
+                meter.gauge(name, value)
+        counts = Counter(frames) + Counter(undelivered)
         new, self._told = counts - self._told, counts
         meter.items_in += new.pop("read", 0)
         for reason, packets in new.items():
@@ -121,7 +131,7 @@ class Publisher:
         answered = sink.acked + sink.failed
         meter.lag_records = sink.outstanding
         meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
-        self.health.tick(sink.outstanding, answered)
+        self.health.tick(waiting, answered)
 
     def tell_payloads(self) -> None:
         """Bring the payloads' meter and counts up to what was chosen and what not, and why."""

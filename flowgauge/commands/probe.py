@@ -37,6 +37,12 @@ def command(
             help="Only look whether all is there: interface, rights, ring, clock, bus, topics, schema.",
         ),
     ] = False,
+    spool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder for what the bus does not take while it is away (spool.path)."
+        ),
+    ] = None,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -58,6 +64,7 @@ def command(
         "probe.name": name,
         "probe.filter": capture_filter,
         "probe.processes": processes,
+        "spool.path": spool,
     }
     effective = load(config, flags, settings or ())
     if check:

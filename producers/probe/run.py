@@ -21,14 +21,14 @@ from producers.pacing import SystemClock
 from producers.packet_stream import Origin, PacketStream
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
-from producers.privacy.config import PrivacySettings
-from producers.privacy.privacy import check_payloads, open_privacy
+from producers.privacy.privacy import Privacy
 from producers.probe.config import RELOADED, ProbeSettings
 from producers.probe.log import LOGGER, set_up
 from producers.probe.source import NAP_S, LiveSource, Reading
 from producers.probe.summary import LiveSummary
 from producers.publisher import Publisher
 from producers.sequence import Sequencer
+from producers.spool.sink import SpoolSink
 from producers.summary import ProbeSummary
 from schemas.errors import BusError
 from schemas.packets import NO_EXTRA, Extra, PacketBatch
@@ -53,8 +53,8 @@ class ProbeOptions:
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     flow_rules: FlowRules = field(default_factory=FlowRules)
     """When flows end, for the ids of the payloads' flows."""
-    privacy: PrivacySettings = field(default_factory=PrivacySettings)
-    """What is hidden before it leaves."""
+    privacy: Privacy | None = None
+    """Hides addresses and names before they leave; opened while the process may still read the key."""
     number: int = 0
     """Which of the processes that share the packets this is."""
     marks_end: bool = True
@@ -120,8 +120,7 @@ class Probe:
             batches_by_partition=[0] * bus.partitions,
         )
         settings = options.settings
-        check_payloads(options.privacy, options.payloads)
-        self._privacy = open_privacy(options.privacy)
+        self._privacy = options.privacy
         self.publisher: Publisher
         sequencer = Sequencer(bus.partitions, self.epoch)
         self._lanes = [self._lane(source, sequencer, number) for number, source in enumerate(sources)]
@@ -359,6 +358,8 @@ class Probe:
         summary.packets_seen = frames.pop("read", 0)
         summary.skipped, summary.events = frames, self.events()
         summary.packets_acked, summary.packets_failed = sink.acked_items, sink.failed_items
+        if isinstance(sink, SpoolSink):
+            summary.packets_kept = sink.kept_items
         summary.messages, summary.message_bytes = sink.sent, sink.sent_bytes
         summary.messages_acked, summary.end_marks = sink.acked, self.publisher.end_marks
 

@@ -24,6 +24,8 @@ class LiveSummary:
     events: Counter[str] = field(default_factory=Counter)
     packets_acked: int = 0
     packets_failed: int = 0
+    packets_kept: int = 0
+    """Left in the spool for the next start."""
     messages: int = 0
     message_bytes: int = 0
     messages_acked: int = 0
@@ -51,6 +53,7 @@ class LiveSummary:
                 "sent": self.sent.packets_sent,
                 "acked": self.packets_acked,
                 "failed": self.packets_failed,
+                "kept": self.packets_kept,
             },
             "kernel_dropped": self.skipped["kernel_dropped"],
             "octets": self.sent.octets,

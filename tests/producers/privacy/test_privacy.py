@@ -182,7 +182,7 @@ def _frames() -> list[bytes]:
         ethernet(ip4(icmp(3, 1, quoted), ICMP, DESTINATION, SOURCE)),
         ethernet(ip4(quoted, 4, SOURCE, DESTINATION)),  # a tunnel
         ethernet(ip4(udp(payload=NEEDLES[1]), UDP, SOURCE, DESTINATION)),
-        ethernet(ip6(extension(NEEDLES[0] + NEEDLES[1] + udp(), UDP, 1)[:8] + NEEDLES[0] + NEEDLES[1] + udp(), 43, *six), IP6),
+        ethernet(ip6(extension(b"", UDP, 1)[:8] + NEEDLES[0] + NEEDLES[1] + udp(), 43, *six), IP6),
         ethernet(ip6(udp(payload=NEEDLES[0]), UDP, *six), IP6),
     ]  # fmt: skip
 
@@ -237,7 +237,7 @@ def _names(path: str, privacy: Privacy | None) -> list[tuple[str, NameSource, st
 
 
 def _dns_and_flow(tmp_path: Path) -> str:
-    answer = dns("www.example.org", a(DESTINATION))
+    answer = dns("www.example.org", a(b"\xc0\x0c", DESTINATION))
     return write(
         tmp_path,
         ethernet(ip4(struct.pack(">HHHH", 53, 5000, 8 + len(answer), 0) + answer, UDP, "10.0.0.53", SOURCE)),
