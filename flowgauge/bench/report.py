@@ -24,6 +24,12 @@ _SHOWN = {
     "cpu_s": "CPU seconds: {}",
     "row_bytes": "{} bytes of them the row",
     "state_mb": "{} MB of them flow state",
+    "ratio_to_plain": "{} of plain decoding",
+    "all_new_ipv4_packets_per_s": "{:,} packets/s where every IPv4 address is new",
+    "all_new_ipv6_packets_per_s": "{:,} packets/s where every IPv6 address is new",
+    "away_s": "the broker was away for {} s",
+    "caught_up_s": "caught up after {} s",
+    "spool_mb": "{} MB on disk at most",
 }
 """Details that people see, and how they are told."""
 

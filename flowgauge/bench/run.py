@@ -23,7 +23,7 @@ from streams.config import StreamsSettings
 
 STAGES = (
     "decode", "flows", "encode", "agent", "bus", "state", "features", "publish", "record", "latency",
-    "packet_models", "recovery", "telemetry", "capture",
+    "packet_models", "recovery", "telemetry", "capture", "anonymise", "spool",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -176,6 +176,10 @@ class _Bench:
             return self._measure_recovery()
         if stage == "capture":
             return [self._measure_capture()]
+        if stage == "spool":
+            from flowgauge.bench.stages.spool import AWAY_S, RATE, spool
+
+            return [spool(self._bus, self._options.rate or RATE, AWAY_S, _step)]
         if stage == "telemetry":
             from flowgauge.bench.stages.telemetry import telemetry
 
@@ -202,6 +206,10 @@ class _Bench:
             from flowgauge.bench.stages.decode import decode
 
             return decode(corpus, seconds)
+        if stage == "anonymise":
+            from flowgauge.bench.stages.anonymise import anonymise
+
+            return anonymise(corpus, seconds)
         if stage == "flows":
             from flowgauge.bench.stages.flows import flows
 

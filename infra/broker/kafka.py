@@ -145,9 +145,19 @@ class KafkaBroker:
 
     def restart(self) -> None:
         """End the broker if it runs and start it on the same port and data."""
+        self.launch()
+        self._wait_ready()
+
+    def launch(self) -> None:
+        """Do what ``restart`` does, without waiting until it answers."""
         self._end(signal.SIGTERM)
         self._launch()
-        self._wait_ready()
+
+    def answers(self) -> bool:
+        """Return whether it takes connections."""
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=0.2):
+            return True
+        return False
 
     def __enter__(self) -> Self:
         return self.start()

@@ -354,6 +354,7 @@ class Probe:
 
     def _account(self) -> None:
         summary, sink = self.summary, self._sink
+        self._tell(self._clock.monotonic_ns())
         frames = self.frames()
         summary.packets_seen = frames.pop("read", 0)
         summary.skipped, summary.events = frames, self.events()

@@ -182,9 +182,13 @@ class DiskQueue:
             return place, record
         return None
 
+    def holds(self, place: Place) -> bool:
+        """Return whether the record at a place that was read or written before is still there."""
+        return place.offset < self.sizes.get(place.number, 0)
+
     def read_again(self, place: Place) -> Record | None:
         """Return the record at a place that was read or written before; None where it is gone."""
-        if place.offset >= self.sizes.get(place.number, 0):
+        if not self.holds(place):
             return None
         try:
             reader = SegmentReader(segment_path(self.folder, place.number), place.number, place.offset)

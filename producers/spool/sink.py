@@ -70,7 +70,19 @@ class Bus(Protocol):
 class _Message:
     """A message handed over, or to be handed over again; its value is on disk where it has a place there."""
 
-    __slots__ = ("done", "handed_s", "is_old", "items", "key", "partition", "place", "size", "topic", "value")
+    __slots__ = (
+        "done",
+        "handed_s",
+        "is_old",
+        "items",
+        "key",
+        "partition",
+        "place",
+        "size",
+        "time_ns",
+        "topic",
+        "value",
+    )
 
     def __init__(self, record: Record, place: Place | None, is_old: bool) -> None:
         self.topic, self.partition, self.key, self.items = (
@@ -80,7 +92,7 @@ class _Message:
             record.items,
         )
         self.value: bytes | None = record.value if place is None else None
-        self.size = len(record.value)
+        self.size, self.time_ns = len(record.value), record.time_ns
         self.place = place
         self.is_old = is_old
         self.handed_s = 0.0
@@ -209,9 +221,11 @@ class SpoolSink:
     @property
     def age_s(self) -> float:
         """Return for how long the oldest message on disk has waited for the bus."""
-        if self._oldest_ns is None or not self.queue.bytes:
+        if not self.queue.bytes:
             return 0.0
-        return max(0.0, (self._wall_ns() - self._oldest_ns) / 1e9)
+        first = self._window[0] if self._window else (self._again[0] if self._again else None)
+        oldest_ns = self._oldest_ns if first is None else first.time_ns
+        return 0.0 if oldest_ns is None else max(0.0, (self._wall_ns() - oldest_ns) / 1e9)
 
     @property
     def _backlog(self) -> bool:
@@ -447,8 +461,11 @@ class SpoolSink:
     def _save(self) -> None:
         """Put all without an answer on disk, for the next process."""
         self._spill()
-        for message in [m for m in (*self._window, *self._again) if not m.done and m.place is None]:
-            self._drop("spool_failed", message)
+        for message in [m for m in (*self._window, *self._again) if not m.done]:
+            if message.place is None:
+                self._drop("spool_failed", message)
+            elif not self.queue.holds(message.place):
+                self._drop("spool_full", message)
         self._settle()
         self.kept = self.sent - self.acked - self.failed
         self.kept_items = self.sent_items - self.acked_items - self.failed_items
