@@ -24,8 +24,7 @@ def flow_data(
     dataset: Path,
     labels: str | None,
     settings: StreamsSettings,
-    representations: Sequence[str],
-    depths: Sequence[int],
+    wanted: Sequence[tuple[str, int]],
     least_flows: int,
     least_groups: int,
     tell: Callable[[str, int, int], None],
@@ -34,11 +33,10 @@ def flow_data(
     """Return the labelled flows of a data set; None if ``stop`` ended it before.
 
     Args:
-        dataset: a folder of captures with ``labels.csv`` in it, or a table of packet sequences.
+        dataset: a capture or a folder of captures with ``labels.csv`` beside them, or a table of packet sequences.
         labels: another labels file, or ``ndpi``, for captures.
         settings: when flows end.
-        representations: what is computed of captures.
-        depths: in packets.
+        wanted: representations, each with a depth in packets.
         least_flows: a class with fewer is left out.
         least_groups: so is one of fewer groups.
         tell: told what is being done, how much of it is done, and out of how much.
@@ -48,19 +46,23 @@ def flow_data(
         InputError: a file that cannot be read, or fewer than two classes.
         SettingsError: options that do not fit the data.
     """
-    if dataset.is_dir():
-        _check(representations)
-        return _from_folder(
-            dataset, labels, settings, representations, depths, least_flows, least_groups, tell, stop
-        )
+    if is_captures(dataset):
+        _check([name for name, _ in wanted])
+        return _from_folder(dataset, labels, settings, wanted, least_flows, least_groups, tell, stop)
     if not dataset.exists():
         raise InputError(f"{dataset}: No such file or directory")
-    if tuple(representations) != (REPRESENTATION,):
+    names = list(dict.fromkeys(name for name, _ in wanted))
+    if names != [REPRESENTATION]:
         raise SettingsError(
-            f"--representations {','.join(representations)}: {dataset.name} is a table of packet sequences, of which "
+            f"--representations {','.join(names)}: {dataset.name} is a table of packet sequences, of which "
             f"there is only {REPRESENTATION}"
         )
-    return from_table(dataset, depths, least_flows, least_groups)
+    return from_table(dataset, sorted({depth for _, depth in wanted}), least_flows, least_groups)
+
+
+def is_captures(dataset: Path) -> bool:
+    """Return whether a data set is a folder of captures, or one capture, and no table."""
+    return dataset.is_dir() or dataset.name.endswith(_CAPTURES)
 
 
 def _check(representations: Sequence[str]) -> None:
@@ -73,17 +75,17 @@ def _from_folder(
     folder: Path,
     labels: str | None,
     settings: StreamsSettings,
-    representations: Sequence[str],
-    depths: Sequence[int],
+    wanted: Sequence[tuple[str, int]],
     least_flows: int,
     least_groups: int,
     tell: Callable[[str, int, int], None],
     stop: Callable[[], bool],
 ) -> FlowData | None:
-    paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith(_CAPTURES))
+    found = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    paths = [str(path) for path in found if path.name.endswith(_CAPTURES)]
     if not paths:
         raise InputError(f"{folder}: no capture in it ({', '.join(_CAPTURES[:2])}, also compressed)")
-    file = labels or str(folder / LABELS_FILE)
+    file = labels or str((folder if folder.is_dir() else folder.parent) / LABELS_FILE)
     column = _class_of_captures(file)
     if column:
         captures = _labelled_whole(paths, Path(file), column, folder)
@@ -92,11 +94,10 @@ def _from_folder(
     if stop():
         return None
     return from_captures(
-        folder.resolve().name,
+        folder.resolve().name.split(".")[0],
         captures,
         settings,
-        representations,
-        depths,
+        wanted,
         least_flows,
         least_groups,
         lambda done: tell("captures read", done, len(captures)),

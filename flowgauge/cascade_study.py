@@ -91,8 +91,7 @@ def _data(
     made_of = {
         "dataset": str(dataset.resolve()),
         "labels": labels or "",
-        "representations": list(plan.representations),
-        "depths": list(plan.depths),
+        "rows": [list(each) for each in plan.wanted()],
         "least_flows": least_flows,
         "least_groups": least_groups,
         "timeouts": [
@@ -112,9 +111,7 @@ def _data(
                 "options, or another -o"
             )
         return load(path)
-    data = flow_data(
-        dataset, labels, settings, plan.representations, plan.depths, least_flows, least_groups, tell, stop
-    )
+    data = flow_data(dataset, labels, settings, plan.wanted(), least_flows, least_groups, tell, stop)
     if data is not None:
         save(path, data)
         write_json(note, made_of)

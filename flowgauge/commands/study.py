@@ -139,7 +139,7 @@ def cascade(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="Folder of captures with labels.csv, or a table of packet sequences (CSV, also gzip'd).",
+            help="Capture, or folder of captures with labels.csv, or a table of packet sequences (CSV).",
         ),
     ],
     output: _Output,
@@ -154,7 +154,11 @@ def cascade(
         ),
     ] = "decision_tree,random_forest,lightgbm,mlp",
     representations: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"early, statistics, header_bits; {_Comma}.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help=f"early, statistics, header_bits; NAME/N: no deeper than N packets; {_Comma}.",
+        ),
     ] = "early",
     depths: Annotated[
         str, typer.Option(metavar="LIST", help=f"Packets after which a flow may be answered; {_Comma}.")
@@ -193,7 +197,9 @@ def cascade(
     min_flows: Annotated[int, typer.Option(min=3, metavar="N", help="Least flows of a class.")] = 20,
     min_groups: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Least captures (days) of a class. Default: 3, of a table 2."),
+        typer.Option(
+            min=1, metavar="N", help="Least captures (days) of a class. Default: 3, of a table 2; 1 by flow."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(metavar="NAME", help="Of the cascade.")] = "flows",
     version: Annotated[str, typer.Option(metavar="VERSION", help="Of the cascade.")] = "1",
@@ -205,6 +211,7 @@ def cascade(
 
     Each finished training is kept; stopped at any moment, the same command goes on. Needs the extra `study`.
     """
+    from flowgauge.cascade_data import is_captures
     from flowgauge.cascade_study import study
     from flowgauge.settings import load
     from models.flow.study.plan import Plan
@@ -213,7 +220,8 @@ def cascade(
 
     plan = Plan(
         models=_split(models),
-        representations=_split(representations),
+        representations=tuple(name.partition("/")[0] for name in _split(representations)),
+        most_depth=_most_depth(representations),
         depths=_numbers("--depths", depths),
         splits=splits,
         by=split,
@@ -226,7 +234,9 @@ def cascade(
         name=name,
         version=version,
     )
-    groups = min_groups if min_groups is not None else 3 if dataset.is_dir() else 2
+    # A class needs a group to learn from, one to tune on and one to test on; days of a class are few.
+    usual = 1 if split == "flow" else 3 if is_captures(dataset) else 2
+    groups = usual if min_groups is None else min_groups
     streams = load(config, {}, settings or ()).get("streams", StreamsSettings)
     return study(dataset, labels, output, plan, streams, min_flows, groups, as_json)
 
@@ -238,6 +248,13 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in _split(text))
     except ValueError:
         raise SettingsError(f"{option} {text}: whole numbers such as 1,3,10") from None
+
+
+def _most_depth(text: str) -> tuple[tuple[str, int], ...]:
+    parts = [part.partition("/") for part in _split(text)]
+    return tuple(
+        (name, _numbers("--representations", depth)[0]) for name, slash, depth in parts if slash and depth
+    )
 
 
 def _budget(text: str) -> Budget:

@@ -43,28 +43,32 @@ class LabelledCapture:
 
 
 def _settings(
-    settings: StreamsSettings, names: Sequence[str], depths: Sequence[int]
+    settings: StreamsSettings, wanted: Sequence[tuple[str, int]]
 ) -> tuple[RepresentationSettings, ...]:
     made = [
         RepresentationSettings(
             name=f"{name}_{depth}", kind="early", features=REPRESENTATIONS[name], depth=depth
         )
-        for name in names
-        for depth in depths
+        for name, depth in wanted
     ]
     # When each packet came: from rows that hold nothing else.
     made += [
         RepresentationSettings(name=f"{_CLOCK}_{depth}", kind="early", features=("protocol",), depth=depth)
-        for depth in depths
+        for depth in _depths(wanted)
     ]
     return tuple(made)
+
+
+def _depths(wanted: Sequence[tuple[str, int]]) -> list[int]:
+    return sorted({depth for _, depth in wanted})
 
 
 class _Collected:
     """Rows as they come, by representation and depth."""
 
-    def __init__(self, names: Sequence[str], depths: Sequence[int]) -> None:
-        self.wanted = {f"{name}_{depth}": (name, depth) for name in (*names, _CLOCK) for depth in depths}
+    def __init__(self, wanted: Sequence[tuple[str, int]]) -> None:
+        clocks = [(_CLOCK, depth) for depth in _depths(wanted)]
+        self.wanted = {f"{name}_{depth}": (name, depth) for name, depth in (*wanted, *clocks)}
         self.parts: dict[tuple[str, int], list[tuple[NDArray[Any], NDArray[Any]]]] = {
             key: [] for key in self.wanted.values()
         }
@@ -103,8 +107,7 @@ def from_captures(
     name: str,
     captures: Sequence[LabelledCapture],
     settings: StreamsSettings,
-    representations: Sequence[str],
-    depths: Sequence[int],
+    wanted: Sequence[tuple[str, int]],
     least_flows: int,
     least_groups: int,
     on_capture: OnCapture,
@@ -116,8 +119,7 @@ def from_captures(
         name: of the data.
         captures: with their labels.
         settings: when flows end.
-        representations: names out of ``REPRESENTATIONS``.
-        depths: in packets.
+        wanted: names out of ``REPRESENTATIONS``, each with a depth in packets.
         least_flows: a class with fewer is left out.
         least_groups: so is one of fewer groups.
         on_capture: told how many captures are through.
@@ -126,10 +128,8 @@ def from_captures(
     Raises:
         InputError: fewer than two classes, no labelled flow, or a capture that cannot be read.
     """
-    own = settings.model_copy(
-        update={"representations": _settings(settings, representations, depths), "services": ()}
-    )
-    collected = _Collected(representations, depths)
+    own = settings.model_copy(update={"representations": _settings(settings, wanted), "services": ()})
+    collected = _Collected(wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
         offline = Offline(own, 1, PROBE)
@@ -159,7 +159,7 @@ def from_captures(
             collected.take(batch, number_of)
     if not labels:
         raise InputError(f"{name}: no label fits a flow of the captures, so there is nothing to learn from")
-    return _flow_data(name, collected, labels, groups, representations, depths, least_flows, least_groups)
+    return _flow_data(name, collected, labels, groups, wanted, least_flows, least_groups)
 
 
 def _batches(offline: Offline, path: str) -> Iterator[FeatureBatch]:
@@ -174,8 +174,7 @@ def _flow_data(
     collected: _Collected,
     labels: list[str],
     groups: list[str],
-    representations: Sequence[str],
-    depths: Sequence[int],
+    wanted: Sequence[tuple[str, int]],
     least_flows: int,
     least_groups: int,
 ) -> FlowData:
@@ -187,14 +186,12 @@ def _flow_data(
     place = np.where(kept, np.cumsum(kept) - 1, -1)
     group_at = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     rows = {}
-    for representation in representations:
-        for depth in depths:
-            flows, values = collected.joined((representation, depth))
-            some = kept[flows]
-            columns = collected.columns.get((representation, depth), ())
-            rows[representation, depth] = Rows(columns, place[flows[some]], values[some])
+    for key in wanted:
+        flows, values = collected.joined(key)
+        some = kept[flows]
+        rows[key] = Rows(collected.columns.get(key, ()), place[flows[some]], values[some])
     reached = {}
-    for depth in depths:
+    for depth in _depths(wanted):
         flows, values = collected.joined((_CLOCK, depth))
         times = np.full(len(labels), NEVER_US)
         times[flows] = values[:, 0]
@@ -207,7 +204,7 @@ def _flow_data(
         group_word="capture",
         reached_us=reached,
         rows=rows,
-        features={representation: REPRESENTATIONS[representation] for representation in representations},
+        features={name: REPRESENTATIONS[name] for name, _ in wanted},
         notes=tuple(notes),
         about={"captures": len({Path(group).name for group in groups}), "flows_labelled": len(labels)},
     )

@@ -79,7 +79,10 @@ class Chain:
     models: tuple[Model, ...]
     """From the fastest to the slowest."""
     fast: int = 0
-    """The tier whose answers are weighed; those before it only answer flows that have too few packets for it."""
+    """The tier whose answers are weighed. Those before it only answer flows that have too few packets for it; flows
+    that it hands on go as deep as they get, and tiers between it and the last answer those that get no deeper."""
+    by_hand: bool = False
+    """Chosen by a person: every tier's answers are weighed."""
 
     def __str__(self) -> str:
         """Return it in words."""
@@ -87,7 +90,7 @@ class Chain:
 
     def shares(self, share: float) -> tuple[float, ...]:
         """Return the share for each ladder at which ``share`` of the fast tier's flows go on."""
-        return (1.0,) * self.fast + (share,) * (len(self.models) - 1 - self.fast)
+        return tuple(share if tier == self.fast else 1.0 for tier in range(len(self.models) - 1))
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class Judged:
 def candidates(data: FlowData, f1: Mapping[Model, float], row_us: Mapping[Model, float]) -> list[Chain]:
     """Return chains worth judging: for each depth the best models and the cheapest, paired, shallow before deep.
 
-    Where some flows have no second packet, a chain begins with a model on packet 1.
+    Where some flows are too short for the fast model, a chain begins with a model on packet 1; where some are too
+    short for the slow one, a model between the two may answer them.
 
     Args:
         data: the flows.

@@ -103,7 +103,7 @@ def _thresholds(study: Study, split: Split, tiers: tuple[TierCard, ...], method:
     asked, tuned = tuned_of(study, split, method)
     plan, many = study.plan, len(study.data.classes)
     shares = settle_shares(asked, tuned, study.chosen.chain, plan.budget, many)
-    _, used = within(asked, tuned, shares, plan.budget.limit, plan.budget.of)
+    _, used = within(asked, tuned, shares, plan.budget.limit, plan.budget.of, study.chosen.chain.fast)
     return Thresholds(
         method=method,
         of=tiers_digest(tiers),

@@ -26,13 +26,13 @@ class Budget:
     """What the thresholds are tuned for."""
 
     of: BudgetKind = "share"
-    """Share of flows handed to the slowest tier; latency that nine in ten flows keep, in ms; CPU per flow, in us."""
+    """Share of flows that the fast tier hands on; latency that nine in ten flows keep, in ms; CPU per flow, in us."""
     limit: float = 0.5
 
     def __str__(self) -> str:
         """Return it in words."""
         if self.of == "share":
-            return f"at most {self.limit:.0%} of flows handed to the slowest tier"
+            return f"at most {self.limit:.0%} of flows handed on by the fast tier"
         if self.of == "latency":
             return f"nine in ten flows answered within {self.limit:g} ms of their first packet"
         return f"at most {self.limit:g} us of model CPU per flow"
@@ -44,6 +44,8 @@ class Plan:
 
     models: tuple[str, ...] = USUAL_MODELS
     representations: tuple[str, ...] = ("early",)
+    most_depth: tuple[tuple[str, int], ...] = ()
+    """Of a representation, where it is not trained at all depths."""
     depths: tuple[int, ...] = DEPTHS
     splits: int = 3
     by: str = "group"
@@ -62,9 +64,18 @@ class Plan:
         return [
             Key(seed, representation, depth, kind)
             for seed in range(1, self.splits + 1)
+            for representation, depth in self.wanted()
+            for kind in self.models
+        ]
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """Return representations and depths."""
+        most = dict(self.most_depth)
+        return [
+            (representation, depth)
             for representation in self.representations
             for depth in self.depths
-            for kind in self.models
+            if depth <= most.get(representation, depth)
         ]
 
 

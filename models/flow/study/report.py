@@ -102,10 +102,10 @@ def _answer(study: Study, found: Sequence[Result], bundle: Path) -> list[str]:
     chain = study.chosen.chain
     rows = [
         ["fast tier alone, F1", told([r.fast_f1 for r in found])],
-        ["all flows on the slowest tier, F1", told([r.slow_f1 for r in found])],
+        ["all flows as deep as they get, F1", told([r.slow_f1 for r in found])],
         ["**cascade, F1**", told([r.f1 for r in found])],
-        ["below all on the slowest", told([r.slow_f1 - r.f1 for r in found], 4)],
-        ["flows handed to the slowest tier", told([r.share for r in found], 1, True)],
+        ["below that", told([r.slow_f1 - r.f1 for r in found], 4)],
+        ["flows that the fast tier hands on", told([r.share for r in found], 1, True)],
         [
             "fast tier's errors handed on, at half of flows",
             told([r.at_half(study.plan.method)[1] for r in found], 1, True),
@@ -117,19 +117,11 @@ def _answer(study: Study, found: Sequence[Result], bundle: Path) -> list[str]:
             f"answered within {SOON_MS:g} ms of the first packet",
             told([r.soon["cascade"] for r in found], 1, True),
         ],
-        ["the same, all on the slowest tier", told([r.soon["slow"] for r in found], 1, True)],
+        ["the same, all flows as deep as they get", told([r.soon["slow"] for r in found], 1, True)],
         ["CPU of the models per flow, us", told([r.cpu_us["cascade"] for r in found], 1)],
-        ["the same, all on the slowest tier", told([r.cpu_us["slow"] for r in found], 1)],
+        ["the same, all flows as deep as they get", told([r.cpu_us["slow"] for r in found], 1)],
     ]
-    entry = (
-        [
-            f"{tier_name(chain.models[0])} answers only flows that have no {chain.models[chain.fast][1]} packets; "
-            f"{tier_name(chain.models[chain.fast])} is the fast tier.",
-            "",
-        ]
-        if chain.fast
-        else []
-    )
+    roles = _roles(chain)
     by_split = [
         [
             str(r.seed),
@@ -149,7 +141,7 @@ def _answer(study: Study, found: Sequence[Result], bundle: Path) -> list[str]:
         f"**{chain}**, tuned for {study.plan.budget}, thresholds {_WORDS[study.plan.method]}. "
         f"A flow waits {study.plan.wait_s:g} s at most. Made of split 1: `{bundle.parent.name}/{bundle.name}`.",
         "",
-        *entry,
+        *([" ".join(roles), ""] if roles else []),
         *_table(("on test flows", ""), rows),
         *_table(
             ("split", "test flows", "fast F1", "slow F1", "cascade F1", "handed on", "errors caught at half, per class",
@@ -157,6 +149,19 @@ def _answer(study: Study, found: Sequence[Result], bundle: Path) -> list[str]:
             by_split,
         ),
     ]  # fmt: skip
+
+
+def _roles(chain: Chain) -> list[str]:
+    """Return what tiers other than the first and the last are for, and which is the fast one."""
+    if chain.by_hand:
+        return ["Tiers chosen by hand; the curves below weigh the first tier's answers."]
+    before, after = chain.models[: chain.fast], chain.models[chain.fast + 1 : -1]
+    fast = tier_name(chain.models[chain.fast])
+    told = [
+        f"{tier_name(m)} answers only flows that have too few packets for {fast}, the fast tier."
+        for m in before
+    ]
+    return told + [f"{tier_name(m)} answers only flows handed on that get no deeper." for m in after]
 
 
 def _methods(found: Sequence[Result]) -> list[str]:
@@ -189,14 +194,14 @@ def _escalation(folder: Path, found: Sequence[Result]) -> list[str]:
         for m in METHODS
     ]
     slow = float(np.mean([r.slow_f1 for r in found]))
-    lines.append(Line("all on the slowest tier", "black", [0, 100], [slow, slow], marks=False))
+    lines.append(Line("all flows as deep as they get", "black", [0, 100], [slow, slow], marks=False))
     names = [
         draw(
             folder,
             Figure(
                 "f1-escalated",
                 "F1 by flows handed on",
-                "flows handed to the slowest tier, %",
+                "flows handed on by the fast tier, %",
                 "weighted F1",
                 lines,
             ),
@@ -384,7 +389,7 @@ def _collection(folder: Path, data: FlowData) -> list[str]:
 
 def _latency(folder: Path, found: Sequence[Result]) -> list[str]:
     percent = np.linspace(0, 100, 101).tolist()
-    words = {"cascade": "cascade", "fast": "all on the fast tier", "slow": "all on the slowest tier"}
+    words = {"cascade": "cascade", "fast": "all on the fast tier", "slow": "all flows as deep as they get"}
     lines = [
         Line(
             words[name],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ SHARES = tuple(round(share, 2) for share in np.arange(0, 1.001, 0.05))
 QUANTILES = (0.5, 0.9, 0.99)
 SOON_MS = 16.0
 _RANDOM_TRIES = 10
+_GRID = tuple(round(share, 2) for share in np.arange(0, 1.001, 0.1))
 _LEAST_LOSS = 0.001
 """F1 that is not given up for a smaller share."""
 
@@ -95,9 +97,9 @@ def settle_shares(
     if budget.of == "share" and limit < 1:
         limit -= float(np.sqrt(limit * (1 - limit) / max(1, len(asked.label))))
     tried: list[tuple[float, tuple[float, ...]]] = []
-    for share in RUNGS:
-        shares = chain.shares(share)
-        fits, _ = within(asked, tuned, shares, limit, budget.of)
+    ways = product(_GRID, repeat=asked.tiers - 1) if chain.by_hand else map(chain.shares, RUNGS)
+    for shares in ways:
+        fits, _ = within(asked, tuned, shares, limit, budget.of, chain.fast)
         if fits or not tried:
             done = walk(asked, tuned.thresholds(shares))
             tried.append((weighted_f1(asked.label, done.answer, classes), shares))
@@ -119,7 +121,7 @@ def result(study: Study, split: Split) -> Result:
         if method == plan.method:
             shares = settle_shares(tuning, tuned, chain, plan.budget, many)
             done = walk(asked, tuned.thresholds(shares))
-            used = within(tuning, tuned, shares, plan.budget.limit, plan.budget.of)[1]
+            used = within(tuning, tuned, shares, plan.budget.limit, plan.budget.of, chain.fast)[1]
     curves["oracle"] = _by_order(asked, chain, many, [_oracle(asked, chain)])
     rng = np.random.default_rng(split.seed)
     tries = [rng.random(len(asked.label)) for _ in range(_RANDOM_TRIES)]
@@ -135,7 +137,7 @@ def result(study: Study, split: Split) -> Result:
         slow_f1=weighted_f1(asked.label, asked.deepest(), many),
         oracle_share=float((_gain(asked, chain) > 0).mean()),
         ceiling=min(1.0, HALF / wrong) if wrong else 1.0,
-        share=done.share,
+        share=float(done.escalated[chain.fast].mean()),
         f1=weighted_f1(asked.label, done.answer, many),
         answered=float((done.answer >= 0).mean()),
         latency_ms={

@@ -133,4 +133,4 @@ def _chains(data: FlowData, plan: Plan, f1: dict[Model, float], row_us: dict[Mod
     models = tuple(named[name] for name in plan.chain)
     if len(models) < 2 or [m[1] for m in models] != sorted(m[1] for m in models):
         raise SettingsError("--tiers: two at least, from shallow to deep")
-    return [Chain(models, len(models) - 2)] if len(models) > 2 else [Chain(models)]
+    return [Chain(models, by_hand=True)]

@@ -252,7 +252,9 @@ def _isotonic(probabilities: NDArray[np.floating], label: NDArray[np.int32]) -> 
     return Calibration(method="isotonic", x=tuple(x.tolist()), y=tuple(np.maximum.accumulate(y).tolist()))
 
 
-def within(asked: Asked, tuned: Tuned, shares: Sequence[float], limit: float, of: str) -> tuple[bool, float]:
+def within(
+    asked: Asked, tuned: Tuned, shares: Sequence[float], limit: float, of: str, fast: int = 0
+) -> tuple[bool, float]:
     """Return whether a budget holds at these shares, and what of it is used.
 
     Args:
@@ -260,11 +262,12 @@ def within(asked: Asked, tuned: Tuned, shares: Sequence[float], limit: float, of
         tuned: the ladders.
         shares: one for each.
         limit: the budget: a share, ms or us.
-        of: ``share`` of flows that reach the last tier's queue, ``latency`` (p90, ms), or ``cpu`` (us per flow).
+        of: ``share`` of flows that tier ``fast`` hands on, ``latency`` (p90, ms), or ``cpu`` (us per flow).
+        fast: number of the tier whose answers are weighed.
     """
     done = walk(asked, tuned.thresholds(shares))
     used = {
-        "share": lambda: done.share,
+        "share": lambda: float(done.escalated[fast].mean()),
         "latency": lambda: float(np.quantile(done.latency_us, 0.9)) / 1e3,
         "cpu": lambda: float(done.cpu_us.mean()),
     }[of]()

@@ -71,11 +71,6 @@ class Walk:
     """From the flow's first packet to its answer."""
     cpu_us: NDArray[np.float64]
 
-    @property
-    def share(self) -> float:
-        """Return the share of all flows that the tier before the last let on."""
-        return float(self.escalated[-1].mean()) if len(self.escalated) else 0.0
-
 
 def escalations(asked: Asked, tier: int, thresholds: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which flows' answers of a tier are below their class's threshold; False where it has none."""

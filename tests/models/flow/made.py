@@ -24,7 +24,17 @@ from models.flow.card import (
     Unknown,
     tiers_digest,
 )
+from models.flow.study.captures import LabelledCapture, from_captures
+from models.flow.study.data import FlowData
 from models.flow.study.export import sklearn_onnx
+from models.flow.study.make import write
+from models.flow.study.plan import Plan
+from models.flow.study.results import results
+from models.flow.study.run import run
+from models.flow.study.train import Settings
+from models.packet.build import PROBE
+from producers.labels import read_labels
+from streams.config import StreamsSettings
 
 CLASSES = ("dns", "mail", "web")
 COLUMNS = {1: ("octets_1", "ttl"), 3: ("octets_1", "octets_2", "octets_3", "ttl")}
@@ -91,3 +101,47 @@ def cascade_folder(at: Path, name: str = "services", version: str = "1", **more:
     files = {"fast.onnx": tree(1), "slow.onnx": tree(3)}
     tiers = (tier("fast", 1, files["fast.onnx"]), tier("slow", 3, files["slow.onnx"]))
     return write_cascade(at, card(tiers, name, version, **more), files)
+
+
+def demo_cascade(at: Path, name: str = "demo", version: str = "1") -> tuple[Path, FlowData]:
+    """Write a cascade that learned the demo's capture to ``at/NAME/VERSION``; return that, and the flows.
+
+    A decision tree after packet 1 and a small forest after packet 5, thresholds per class, half of the flows handed on
+    at most: as ``flowgauge study cascade`` makes it, without trying other tiers.
+    """
+    data = demo_flows()
+    plan = Plan(
+        models=("decision_tree", "random_forest"),
+        depths=(1, 5),
+        splits=1,
+        by="flow",
+        training=Settings(trees=10),
+        chain=("decision_tree@1", "random_forest@5"),
+        name=name,
+        version=version,
+    )
+    study = run(data, at / ".study", plan, lambda: False, lambda key, done: None)
+    assert study is not None
+    folder = write(study, at / ".study", results(study))
+    (at / name).mkdir(parents=True, exist_ok=True)
+    return folder.rename(at / name / version), data
+
+
+def demo_flows(depths: Sequence[int] = (1, 5)) -> FlowData:
+    """Return the labelled flows of the demo's capture, with the features of the representation ``early``."""
+    lab = Path(__file__).parents[3] / "infra" / "lab" / "data"
+    table = read_labels(str(lab / "demo.labels.csv"))
+    labels = dict(zip(table.flow_ids(PROBE).tolist(), table.label, strict=True))
+    captures = [LabelledCapture(str(lab / "demo.pcap.gz"), "demo", labels)]
+    data = from_captures(
+        "demo",
+        captures,
+        StreamsSettings(),
+        [("early", depth) for depth in depths],
+        10,
+        1,
+        lambda done: None,
+        lambda: False,
+    )
+    assert data is not None
+    return data
