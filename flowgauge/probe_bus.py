@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ from producers.spool.sink import SpoolSink
 from schemas.errors import BusError
 
 log = logging.getLogger(LOGGER)
-_ASK_S = 2.0
-"""How long a probe with a spool waits for the bus at its start."""
+_ASK_S = 5.0
+"""How long the bus may take to answer a probe with a spool before that is told."""
 
 Require = Callable[[BusProducer], None]
 """Raises BusError unless the bus has the topics."""
@@ -32,7 +33,7 @@ def probe_bus(
     """Give the bus.
 
     Raises:
-        BusError: without a spool, no broker; or one that lacks a topic.
+        BusError: without a spool, no broker or one that lacks a topic.
         SettingsError, InputError: the spool cannot be used.
     """
     if not spool.path:
@@ -48,22 +49,21 @@ def probe_bus(
                 "spool %s: %d messages with %d packets are left from before",
                 spool.path, found, spooling.counts["recovered_packets"],
             )  # fmt: skip
-        _ask(spool, bus, require, stop)
+        # Packets are coming in already: nobody waits for the bus.
+        threading.Thread(target=_ask, args=(spool, bus, require, stop), name="ask-bus", daemon=True).start()
         yield spooling
     finally:
         spooling.close()
 
 
 def _ask(spool: SpoolSettings, bus: BusSettings, require: Require, stop: Stop) -> None:
-    """Look whether the bus has the topics, if it is there: nobody waits for it."""
+    """Log what is wrong with the bus, if anything is; packets go to the spool until it is mended."""
     asking = BusProducer(bus.model_copy(update={"connect_timeout_s": min(bus.connect_timeout_s, _ASK_S)}))
     try:
-        is_there = asking.connect(stop=stop.event)
+        if asking.connect(stop=stop.event):
+            require(asking)
     except BusError as error:
         log.warning("%s; packets go to the spool %s meanwhile", error, spool.path)
-        return
-    if is_there:
-        require(asking)
 
 
 def of_process(spool: SpoolSettings, number: int, processes: int) -> SpoolSettings:

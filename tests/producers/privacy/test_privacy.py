@@ -50,6 +50,7 @@ from tests.producers.frames import (
     udp,
 )
 from tests.producers.names.hellos import a, dns
+from tests.producers.probe.fakes import FakeSource, LiveManualClock
 from tests.producers.synthetic import packets
 
 KEY = Key(bytes(range(32)))
@@ -315,3 +316,16 @@ def test_a_replay_anonymises_and_says_how_many_addresses_were_new(tmp_path: Path
     assert found == {anonymised(PAN, SOURCE), anonymised(PAN, DESTINATION)}
     assert {address_bytes(text)[1] for text in found} == {4}
     assert np.count_nonzero(batch.columns["direction"]) in (0, 3)
+
+
+def test_a_live_source_is_told_to_hide() -> None:
+    from producers.probe.config import ProbeSettings
+    from producers.probe.run import Probe, ProbeOptions
+
+    clock, privacy = LiveManualClock(), Privacy(HIDE, KEY)
+    source = FakeSource(clock, [(0, packets(10))])
+    options = ProbeOptions("gate", ProbeSettings(interfaces=("eth0",), names=True), privacy=privacy)
+    probe = Probe([source], BusSettings(partitions=2), options, clock=clock)
+    assert source.reading.privacy is privacy and source.reading.names is not None
+    probe.attach(FakeSink(clock))
+    assert "addresses_computed" in probe.run().events
