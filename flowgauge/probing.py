@@ -117,6 +117,8 @@ def ring_options(options: ProbeOptions, interface: int) -> RingOptions:
         # A number that no other probe of this machine is likely to take.
         None if settings.processes == 1 else (os.getpid() + interface) & 0xFFFF,
         settings.fanout,
+        settings.direction_macs if settings.direction == "mac" else (),
+        settings.direction_prefixes if settings.direction == "prefix" else (),
     )
 
 

@@ -91,6 +91,7 @@ class _Accumulators(NamedTuple):
     head_length: NDArray[np.uint16]
     head: NDArray[np.uint8]
     """(partitions, octets)"""
+    flow_direction: NDArray[np.uint8]
     seen_hash: NDArray[np.uint64]
     """What is known of flows, to tell their first packets: a newer flow takes the place of an older one."""
     seen_packets: NDArray[np.uint32]
@@ -271,6 +272,10 @@ def _distribute(
             p, k = partition[row], position[row]
             sequence[p, k] = new_sequence[row]
             acknowledgment[p, k] = new_acknowledgment[row]
+    if len(new.flow_direction):
+        flow_direction, new_flow_direction = acc.flow_direction, new.flow_direction
+        for row in range(start, stop):
+            flow_direction[partition[row], position[row]] = new_flow_direction[row]
     if len(new.head_length):
         for row in range(start, stop):
             if _is_among_first(new, row, acc, head_packets):
@@ -350,6 +355,7 @@ class Batcher:
             "head_packet": np.zeros((partitions, heads), np.uint16),
             "head_length": np.zeros((partitions, heads), np.uint16),
             "head": np.zeros((partitions, heads * extra.head_octets), np.uint8),
+            "flow_direction": np.zeros((partitions, max_packets if extra.direction else 0), np.uint8),
         }
         slots = 1 << (2 * max_packets - 1).bit_length()
         seen = SEEN_FLOWS if with_heads else 1
@@ -441,7 +447,7 @@ class Batcher:
         views = {c.name: columns[c.name][p, :flows] for c in FLOW_COLUMNS}
         views.update((c.name, columns[c.name][p, :packets]) for c in PACKET_COLUMNS)
         heads, octets = self._acc.head_counts[p]
-        for name, rows in zip(_EXTRA_NAMES, (packets, packets, heads, heads, octets), strict=True):
+        for name, rows in zip(_EXTRA_NAMES, (packets, packets, heads, heads, octets, packets), strict=True):
             views[name] = columns[name][p, :rows]
         return {**views, **self._names.columns(p)} if self._names.wanted else views
 

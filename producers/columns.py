@@ -39,6 +39,8 @@ class PacketColumns(NamedTuple):
     head_length: NDArray[np.uint16]
     heads: NDArray[np.uint8]
     """(rows, octets): the first octets of each packet from the IP header on, addresses set to 0"""
+    flow_direction: NDArray[np.uint8]
+    """INGRESS, EGRESS or NOT_KNOWN, see ``schemas.packets``"""
 
     @property
     def packets(self) -> int:
@@ -86,4 +88,5 @@ def allocate(rows: int, extra: Extra = NO_EXTRA) -> PacketColumns:
         tcp_acknowledgment=np.zeros(tcp_rows, np.uint32),
         head_length=np.zeros(head_rows, np.uint16),
         heads=np.zeros((head_rows, extra.head_octets), np.uint8),
+        flow_direction=np.zeros(rows if extra.direction else 0, np.uint8),
     )

@@ -85,10 +85,11 @@ class PacketsSettings(Settings):
     """What is sent of each packet beyond the columns that every batch has. What the features chosen in the same
     settings file need is sent without being named here."""
 
-    columns: tuple[Literal["tcp", "head"], ...] = Field(
+    columns: tuple[Literal["tcp", "head", "direction"], ...] = Field(
         default=(),
         description="tcp: sequence and acknowledgment numbers (8 bytes a packet); head: the first octets of "
-        "the first packets of each flow, addresses set to 0.",
+        "the first packets of each flow, addresses set to 0; direction: which way a packet crossed the observation "
+        "point (1 byte a packet), which live probes know (probe.direction).",
     )
     head_packets: int = Field(
         default=8, ge=1, le=64, description="Of how many first packets of each flow the head is sent."
@@ -101,7 +102,7 @@ class PacketsSettings(Settings):
     def extra(self) -> Extra:
         """Return the columns asked for here."""
         heads = (self.head_packets, self.head_octets) if "head" in self.columns else (0, 0)
-        return Extra("tcp" in self.columns, *heads)
+        return Extra("tcp" in self.columns, *heads, "direction" in self.columns)
 
 
 class SendingSettings(MetricsSettings):

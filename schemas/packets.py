@@ -57,6 +57,8 @@ class Extra(NamedTuple):
     """Of how many first packets of each flow the head is sent."""
     head_octets: int = 0
     """Most octets of a head, from the IP header on."""
+    direction: bool = False
+    """Which way every packet crossed the observation point."""
 
     def with_(self, other: Extra) -> Extra:
         """Return what serves both."""
@@ -70,6 +72,8 @@ class Extra(NamedTuple):
 
 NO_EXTRA = Extra()
 
+INGRESS, EGRESS, NOT_KNOWN = 0, 1, 255
+"""Values of ``flow_direction``."""
 
 _NAMES = re.compile(rb"[a-z0-9._-]+(\n[a-z0-9._-]+)*")
 
@@ -123,7 +127,11 @@ class PacketBatch:
     @property
     def extra(self) -> Extra:
         """Return what the batch holds beyond the columns that every batch has."""
-        return Extra(len(self.columns.get("tcp_sequence", ())) > 0, self.head_packets, self.head_octets)
+        columns = self.columns
+        has_tcp, has_direction = (
+            len(columns.get(name, ())) > 0 for name in ("tcp_sequence", "flow_direction")
+        )
+        return Extra(has_tcp, self.head_packets, self.head_octets, has_direction)
 
     @property
     def packets(self) -> int:
@@ -153,12 +161,13 @@ class PacketBatch:
 
     def _extra(self) -> dict[str, Any]:
         columns = self.columns
-        if not len(columns.get("tcp_sequence", ())) and not len(columns.get("head_packet", ())):
+        if not any(len(columns.get(name, ())) for name in ("tcp_sequence", "head_packet", "flow_direction")):
             # Most batches: packing empty columns one by one would cost a fifth of the encoding.
             return _NO_EXTRA_FIELDS
         columns = with_extra(columns)
         counts = {
             "tcp_count": len(columns["tcp_sequence"]),
+            "flow_direction_count": len(columns["flow_direction"]),
             "head_count": len(columns["head_packet"]),
             "head_bytes": len(columns["head"]),
         }
@@ -185,6 +194,7 @@ def empty_columns() -> dict[str, Array]:
 
 _NO_EXTRA_FIELDS: dict[str, Any] = {
     "tcp_count": 0,
+    "flow_direction_count": 0,
     "head_count": 0,
     "head_bytes": 0,
     **{c.name: b"" for c in EXTRA_COLUMNS},
@@ -246,6 +256,8 @@ def _check(record: dict[str, Any], columns: dict[str, Array]) -> None:
 def _check_extra(record: dict[str, Any], columns: dict[str, Array]) -> None:
     if record["tcp_count"] not in (0, record["packet_count"]):
         raise CodecError(f"TCP columns of {record['tcp_count']} rows for {record['packet_count']} packets")
+    if record["flow_direction_count"] not in (0, record["packet_count"]):
+        raise CodecError(f"{record['flow_direction_count']} directions for {record['packet_count']} packets")
     if record["head_packets"] < 0 or not 0 <= record["head_octets"] <= MAX_HEAD_OCTETS:
         raise CodecError(f"heads of {record['head_octets']} octets of {record['head_packets']} packets")
     places = columns["head_packet"]

@@ -18,8 +18,9 @@ from schemas.packets import PacketBatch
 from streams.plan import Plan
 from streams.probe_flows import ProbeFlows, Rows
 
-EPOCHS_KEPT = 4
-"""Epochs per probe whose sequence is remembered: a redelivery reaches back over one restart, rarely two."""
+EPOCHS_KEPT = 16
+"""Epochs per probe whose sequence is remembered: a redelivery reaches back over one restart, rarely two, and a probe
+has as many epochs at a time as processes, eight at most."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
 from producers.names.spots import ANEW, NOTHING, REST, begins_anew, is_watched, kind_of, note
 from schemas.flow_key import TCP, hash_words
-from schemas.packets import LATEST_NS
+from schemas.packets import LATEST_NS, NOT_KNOWN
 
 FRAMES = 512
 """Frames that are walked before they are decoded."""
@@ -48,11 +48,15 @@ class Frames(NamedTuple):
     """Capture time; a negative one is set to 0 and counted."""
     link_type: NDArray[np.int64]
     """As the tcpdump group registers them (see ``producers.decoder.link``)."""
+    flow_direction: NDArray[np.int64]
+    """INGRESS, EGRESS or NOT_KNOWN (see ``schemas.packets``), which it is where nobody says so."""
 
 
 def allocate_frames(rows: int = FRAMES) -> Frames:
     """Return a list with room for ``rows`` frames."""
-    return Frames(*(np.zeros(rows, np.int64) for _ in Frames._fields))
+    frames = Frames(*(np.zeros(rows, np.int64) for _ in Frames._fields))
+    frames.flow_direction[:] = NOT_KNOWN
+    return frames
 
 
 def writable(columns: PacketColumns) -> PacketColumns:
@@ -111,6 +115,8 @@ def decode_frames(
     tcp_sequence, tcp_acknowledgment = out.tcp_sequence, out.tcp_acknowledgment
     head, head_length = out.heads, out.head_length
     wants_tcp, wants_head = len(tcp_sequence) > 0, len(head_length) > 0
+    directions, flow_direction = frames.flow_direction, out.flow_direction
+    wants_direction = len(flow_direction) > 0
     watched = state.spots.watched
     is_spotting, place_mask = len(state.spots.row) > 0, np.uint64(len(watched) - 1)
     for i in range(count):
@@ -184,6 +190,8 @@ def decode_frames(
             numbered = protocol == TCP and ip.part != LATER_FRAGMENT and ip.stop - ip.transport >= 12
             tcp_sequence[row] = u32_big(raw, ip.transport + 4) if numbered else 0
             tcp_acknowledgment[row] = u32_big(raw, ip.transport + 8) if numbered else 0
+        if wants_direction:
+            flow_direction[row] = directions[i]
         if wants_head:
             head_length[row] = copy_head(raw, at, ip.stop, version, head, row)
         if is_spotting and ip.part == WHOLE:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import ipaddress
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from producers.config import SendingSettings
+from producers.probe.ring.direction import parse_mac
 
 MAX_PROCESSES = 8
 """Each process is an epoch of its own, and the flows agent remembers a bounded number of epochs."""
@@ -37,6 +39,19 @@ class ProbeSettings(SendingSettings):
         default=True,
         description="Also take packets that this machine sends out of the interface. Without, a router that "
         "captures on all its interfaces sees each forwarded packet once.",
+    )
+    direction: Literal["interface", "mac", "prefix"] = Field(
+        default="interface",
+        description="What tells which way a packet goes, where packets.columns has direction. interface: egress is "
+        "what this machine sends; mac: what one of direction_macs sends; prefix: what goes from inside one of "
+        "direction_prefixes out of all of them.",
+    )
+    direction_macs: tuple[str, ...] = Field(
+        default=(),
+        description="MAC addresses of the network that is observed: its router's, on a mirror port.",
+    )
+    direction_prefixes: tuple[str, ...] = Field(
+        default=(), description="Prefixes of the network that is observed, as 192.0.2.0/24 or 2001:db8::/32."
     )
     timestamps: Literal["kernel", "hardware"] = Field(
         default="kernel",
@@ -82,6 +97,27 @@ class ProbeSettings(SendingSettings):
     log_interval_s: float = Field(
         default=10.0, ge=0, le=3600, description="Time between two log lines that say the same, in s."
     )
+
+    @field_validator("direction_macs")
+    @classmethod
+    def _are_macs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_mac(text)
+        return value
+
+    @field_validator("direction_prefixes")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ipaddress.ip_network(text)
+        return value
+
+    @model_validator(mode="after")
+    def _has_what_tells_the_direction(self) -> Self:
+        lists = {"mac": self.direction_macs, "prefix": self.direction_prefixes}
+        if not lists.get(self.direction, ("",)):
+            raise ValueError(f"direction = {self.direction!r} needs a list, which is empty")
+        return self
 
     @field_validator("block_kbytes")
     @classmethod

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.partition import EPOCHS_KEPT
 from streams.plan import Plan
 from tests.streams.made import FLOWS, SECOND, START_NS, Made, Row, Run, batch
 
@@ -64,12 +65,12 @@ def test_an_epoch_counts_from_0_and_the_former_is_remembered(plan: Plan) -> None
 
 def test_as_many_epochs_are_remembered_as_redeliveries_reach_over(plan: Plan) -> None:
     run = Run(plan)
-    for epoch in range(1, 20):
+    for epoch in range(1, 40):
         apply(run, 0, epoch=epoch)
-    assert len(run.partition.probes["p"].sequences) == 4
-    for epoch in (19, 18, 17, 16):
+    assert len(run.partition.probes["p"].sequences) == EPOCHS_KEPT
+    for epoch in range(39, 39 - EPOCHS_KEPT, -1):
         apply(run, 0, epoch=epoch)
-    assert run.counts["batches_duplicate"] == 4
+    assert run.counts["batches_duplicate"] == EPOCHS_KEPT
 
 
 def test_sequences_are_of_each_probe(plan: Plan) -> None:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from producers.columns import PacketColumns
 from producers.decoder.kernel import Frames, decode_frames
 from producers.decoder.link import RAW
-from producers.decoder.octets import u8, u16_big, u16_little, u32_little
+from producers.decoder.octets import u8, u16_big, u16_little, u32_big, u32_little
 from producers.decoder.reasons import BAD_RECORD, NOT_IP
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
+from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
 
 # Block descriptor.
 STATUS, FRAMES_AT, FIRST_AT, SEQUENCE = 8, 12, 16, 24
@@ -67,6 +68,8 @@ class RingShape(NamedTuple):
     """Whether outgoing packets are left out: a loopback interface shows each packet twice."""
     most_octets: int
     """Longest frame that goes over the wire; a longer one was merged, or is still to be cut, by offloading."""
+    by_mac: bool
+    """Whether MAC addresses tell the direction; else outgoing packets are egress."""
 
 
 @intrinsic
@@ -81,6 +84,21 @@ def _fence(context: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _by_mac(raw: NDArray[np.uint8], at: int, octets: int, macs: NDArray[np.int64]) -> int:
+    """Return the direction of an Ethernet frame: egress is from one of ``macs``, ingress to one of them."""
+    if octets < 12:
+        return NOT_KNOWN
+    destination = (u32_big(raw, at) << 16) | u16_big(raw, at + 4)
+    source = (u16_big(raw, at + 6) << 32) | u32_big(raw, at + 8)
+    for mac in macs:
+        if source == mac:
+            return EGRESS
+        if destination == mac:
+            return INGRESS
+    return NOT_KNOWN
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def walk_ring(
     raw: NDArray[np.uint8],
     ring: RingShape,
@@ -89,6 +107,7 @@ def walk_ring(
     decoded: NDArray[np.int64],
     frames: Frames,
     room: int,
+    macs: NDArray[np.int64],
 ) -> int:
     """List up to ``room`` frames; return how many. Fewer mean that the kernel has handed over no more.
 
@@ -101,9 +120,10 @@ def walk_ring(
         decoded: the decoder's counts: what is skipped here is counted there.
         frames: the list.
         room: most frames to list.
+        macs: of whom egress is, where the ring goes by MAC addresses.
     """
     starts, captured, original = frames.start, frames.captured, frames.original
-    times, link_types = frames.time_ns, frames.link_type
+    times, link_types, directions = frames.time_ns, frames.link_type, frames.flow_direction
     size = ring.block_octets
     count = 0
     while count < room:
@@ -153,6 +173,11 @@ def walk_ring(
                         raw, frame + _NANOSECONDS
                     )
                     link_types[count] = link_type
+                    if ring.by_mac:
+                        directions[count] = _by_mac(raw, frame + mac, snapped, macs)
+                    else:
+                        is_out = u8(raw, frame + _PACKET_TYPE) == _OUTGOING
+                        directions[count] = EGRESS if is_out else INGRESS
                     counts[MERGED] += length > ring.most_octets
                     count += 1
                 else:
@@ -183,15 +208,18 @@ def decode_ring(
     row: int,
     state: DecodeState,
     spans: Spans | None,
+    macs: NDArray[np.int64],
 ) -> int:
     """Decode what the kernel has handed over into ``out`` from ``row`` on, as long as there is room.
 
     Returns:
-        The row after the last one written. ``place`` and ``counts`` are those of ``walk_ring``.
+        The row after the last one written. ``place``, ``counts`` and ``macs`` are those of ``walk_ring``.
     """
     rows = len(out.time_ns)
     while row < rows:
-        count = walk_ring(raw, ring, place, counts, state.counts, frames, min(len(frames.start), rows - row))
+        count = walk_ring(
+            raw, ring, place, counts, state.counts, frames, min(len(frames.start), rows - row), macs
+        )
         if count == 0:
             break
         row = decode_frames(raw, frames, count, out, row, state, spans)

@@ -11,12 +11,14 @@ import numpy as np
 
 from producers.columns import allocate
 from producers.decoder.kernel import allocate_frames, writable
+from producers.decoder.link import ETHERNET
 from producers.decoder.reasons import counters_of
 from producers.decoder.state import allocate_state
 from producers.names.spots import allocate_spots
 from producers.names.told import NOTHING_TOLD
 from producers.probe.config import ProbeSettings
 from producers.probe.log import LOGGER
+from producers.probe.ring.direction import direct_by_prefix, macs_of, prefixes_of
 from producers.probe.ring.filters import Filter, compile_filter
 from producers.probe.ring.interface import Interface, State, look_at, start_hardware_clock
 from producers.probe.ring.kernel import (
@@ -56,6 +58,9 @@ class RingOptions:
     group: int | None = None
     """Number of the group of sockets that share the interface's packets; None: this one takes all."""
     fanout: str = "hash"
+    macs: tuple[str, ...] = ()
+    """Addresses that tell the direction; without them and prefixes, packets that this machine sends are egress."""
+    prefixes: tuple[str, ...] = ()
 
 
 class RingSource:
@@ -91,6 +96,8 @@ class RingSource:
             self._close_all()
             raise
         self._frames = allocate_frames()
+        self._macs = macs_of(options.macs)
+        self._prefixes = prefixes_of(options.prefixes)
         self._state = allocate_state()
 
     def _set_up(self) -> None:
@@ -124,7 +131,12 @@ class RingSource:
     def _shape_ring(self) -> None:
         now, packets = self._now, self._socket
         self._shape = RingShape(
-            packets.block_octets, packets.blocks, now.link_type, now.loopback, now.most_octets
+            packets.block_octets,
+            packets.blocks,
+            now.link_type,
+            now.loopback,
+            now.most_octets,
+            bool(self._options.macs) and now.link_type == ETHERNET,
         )
 
     def _bind(self) -> None:
@@ -157,7 +169,7 @@ class RingSource:
         if tap is not None:
             tap.begin(self._reading.block_packets)
         spans = None if tap is None else tap.spans
-        return decode_ring(
+        rows = decode_ring(
             self._raw,
             self._shape,
             self._place,
@@ -167,7 +179,11 @@ class RingSource:
             0,
             self._state,
             spans,
+            self._macs,
         )
+        if self._reading.extra.direction and len(self._prefixes.version):
+            direct_by_prefix(self._target, rows, self._prefixes)
+        return rows
 
     def files(self) -> Sequence[int]:
         """Return the socket."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from producers.decoder.kernel import allocate_frames, writable
 from producers.decoder.link import ETHERNET
 from producers.decoder.state import DecodeState, allocate_state
 from producers.probe.ring.kernel import PLACES, RING_COUNTS, RingShape, decode_ring, give_back
+from schemas.packets import Extra
 
 BLOCK_OCTETS = 4096
 HEADER = 48 + 20  # tpacket3_hdr and sockaddr_ll
@@ -67,13 +69,14 @@ class Ring:
         self.raw = memory.view()
         self.raw.flags.writeable = False
         if self.shape is None:
-            self.shape = RingShape(len(self.blocks[0]), len(self.blocks), ETHERNET, False, 1522)
+            self.shape = RingShape(len(self.blocks[0]), len(self.blocks), ETHERNET, False, 1522, False)
 
-    def read(self, rows: int = 100, release: bool = True) -> PacketColumns:
+    def read(self, rows: int = 100, release: bool = True, macs: Sequence[int] = ()) -> PacketColumns:
         assert self.shape is not None
-        columns = allocate(rows)
+        columns = allocate(rows, Extra(direction=True))
         count = decode_ring(
-            self.raw, self.shape, self.place, self.counts, allocate_frames(), writable(columns), 0, self.state, None
+            self.raw, self.shape, self.place, self.counts, allocate_frames(), writable(columns), 0, self.state, None,
+            np.array(macs, np.int64),
         )  # fmt: skip
         if release:
             give_back(self.words, self.shape, self.place)

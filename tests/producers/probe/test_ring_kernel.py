@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from producers.decoder.link import ETHERNET
 from producers.decoder.reasons import counters_of
+from producers.probe.ring.direction import parse_mac
 from producers.probe.ring.kernel import BY_NETWORK_HEADER, MERGED, SEEN, TAGGED, TWICE, RingShape
+from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
 from tests.producers.frames import UDP, decode_file, ethernet, ip4, mixed_records, pcap, rows_of, tcp, udp
 from tests.producers.probe.rings import BLOCK_OCTETS, Frame, Ring, block
 
@@ -61,17 +63,32 @@ def test_times_lengths_and_marks_come_from_the_frame_headers() -> None:
 
 
 def test_a_loopback_shows_each_packet_once() -> None:
-    shape = RingShape(BLOCK_OCTETS, 1, ETHERNET, True, 1522)
+    shape = RingShape(BLOCK_OCTETS, 1, ETHERNET, True, 1522, False)
     ring = Ring([block([Frame(PACKET, packet_type=4), Frame(PACKET, packet_type=0)])], shape)
     assert ring.read().packets == 1
     assert ring.counts[TWICE] == 1
 
 
 def test_where_the_link_layer_is_unknown_the_kernel_says_where_ip_begins() -> None:
-    shape = RingShape(BLOCK_OCTETS, 1, BY_NETWORK_HEADER, False, 1522)
+    shape = RingShape(BLOCK_OCTETS, 1, BY_NETWORK_HEADER, False, 1522, False)
     ring = Ring([block([Frame(PACKET), Frame(PACKET, protocol=0x0806)])], shape)
     assert ring.read().packets == 1
     assert counters_of(ring.state.counts).skipped == {"not_ip": 1}
+
+
+def test_the_kernel_tells_what_this_machine_sends() -> None:
+    ring = Ring([block([Frame(PACKET, packet_type=4), Frame(PACKET), Frame(PACKET, packet_type=3)])])
+    assert ring.read().flow_direction.tolist() == [EGRESS, INGRESS, INGRESS]
+
+
+def test_addresses_tell_which_way_a_frame_goes() -> None:
+    shape = RingShape(BLOCK_OCTETS, 1, ETHERNET, False, 1522, True)
+    there_and_back = [Frame(PACKET), Frame(PACKET[6:12] + PACKET[:6] + PACKET[12:])]
+    other = Frame(bytes(12) + PACKET[12:])
+    ring = Ring([block([*there_and_back, other])], shape)
+    destination, source = parse_mac("02:00:00:00:00:01"), parse_mac("02-00-00-00-00-02")
+    assert ring.read(macs=[7, source]).flow_direction.tolist() == [EGRESS, INGRESS, NOT_KNOWN]
+    assert PACKET[:12] == destination.to_bytes(6, "big") + source.to_bytes(6, "big")
 
 
 HOSTILE = """
