@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from producers.batcher import NOTHING_PENDING, Batcher
 from producers.columns import PacketColumns
 from schemas.flow_key import partition_of
-from schemas.packets import FLOW_COLUMNS, PACKET_COLUMNS, PacketBatch, decode_packet_batch
+from schemas.packets import FLOW_COLUMNS, PACKET_COLUMNS, Extra, PacketBatch, decode_packet_batch
 from tests.producers.synthetic import packets
 
 Batch = tuple[int, dict[str, NDArray[Any]]]
@@ -126,3 +126,20 @@ def test_pending_since_and_overdue_follow_what_waits() -> None:
 def test_impossible_sizes_are_refused(partitions: int, max_packets: int) -> None:
     with pytest.raises(ValueError, match="possible"):
         Batcher(partitions, max_packets)
+
+
+def test_directions_stay_with_their_packets() -> None:
+    extra = Extra(direction=True)
+    new = packets(3000, flows=40)
+    new = new._replace(flow_direction=(new.octets % 3).astype(np.uint8))
+    batcher = Batcher(4, 500, extra)
+    pairs = []
+    for step in (batcher.add(new), batcher.flush()):
+        for _, views in step:
+            batch = PacketBatch("p", 1, 0, 4, 0, 0, {name: view.copy() for name, view in views.items()})
+            back = decode_packet_batch(batch.encode())
+            assert back.extra == extra
+            pairs += zip(
+                back.columns["time_ns"].tolist(), back.columns["flow_direction"].tolist(), strict=True
+            )
+    assert sorted(pairs) == sorted(zip(new.time_ns.tolist(), new.flow_direction.tolist(), strict=True))

@@ -14,7 +14,7 @@ from producers.decoder.kernel import allocate_frames, writable
 from producers.decoder.link import ETHERNET
 from producers.decoder.state import DecodeState, allocate_state
 from producers.probe.ring.kernel import PLACES, RING_COUNTS, RingShape, decode_ring, give_back
-from schemas.packets import Extra
+from schemas.packets import NO_EXTRA, Extra
 
 BLOCK_OCTETS = 4096
 HEADER = 48 + 20  # tpacket3_hdr and sockaddr_ll
@@ -71,9 +71,11 @@ class Ring:
         if self.shape is None:
             self.shape = RingShape(len(self.blocks[0]), len(self.blocks), ETHERNET, False, 1522, False)
 
-    def read(self, rows: int = 100, release: bool = True, macs: Sequence[int] = ()) -> PacketColumns:
+    def read(
+        self, rows: int = 100, release: bool = True, extra: Extra = NO_EXTRA, macs: Sequence[int] = ()
+    ) -> PacketColumns:
         assert self.shape is not None
-        columns = allocate(rows, Extra(direction=True))
+        columns = allocate(rows, extra)
         count = decode_ring(
             self.raw, self.shape, self.place, self.counts, allocate_frames(), writable(columns), 0, self.state, None,
             np.array(macs, np.int64),

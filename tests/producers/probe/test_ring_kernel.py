@@ -15,11 +15,12 @@ from producers.decoder.link import ETHERNET
 from producers.decoder.reasons import counters_of
 from producers.probe.ring.direction import parse_mac
 from producers.probe.ring.kernel import BY_NETWORK_HEADER, MERGED, SEEN, TAGGED, TWICE, RingShape
-from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
+from schemas.packets import EGRESS, INGRESS, NOT_KNOWN, Extra
 from tests.producers.frames import UDP, decode_file, ethernet, ip4, mixed_records, pcap, rows_of, tcp, udp
 from tests.producers.probe.rings import BLOCK_OCTETS, Frame, Ring, block
 
 ROOT = Path(__file__).resolve().parents[3]
+DIRECTION = Extra(direction=True)
 PACKET = ethernet(ip4(udp(), UDP))
 
 
@@ -78,7 +79,7 @@ def test_where_the_link_layer_is_unknown_the_kernel_says_where_ip_begins() -> No
 
 def test_the_kernel_tells_what_this_machine_sends() -> None:
     ring = Ring([block([Frame(PACKET, packet_type=4), Frame(PACKET), Frame(PACKET, packet_type=3)])])
-    assert ring.read().flow_direction.tolist() == [EGRESS, INGRESS, INGRESS]
+    assert ring.read(extra=DIRECTION).flow_direction.tolist() == [EGRESS, INGRESS, INGRESS]
 
 
 def test_addresses_tell_which_way_a_frame_goes() -> None:
@@ -87,7 +88,11 @@ def test_addresses_tell_which_way_a_frame_goes() -> None:
     other = Frame(bytes(12) + PACKET[12:])
     ring = Ring([block([*there_and_back, other])], shape)
     destination, source = parse_mac("02:00:00:00:00:01"), parse_mac("02-00-00-00-00-02")
-    assert ring.read(macs=[7, source]).flow_direction.tolist() == [EGRESS, INGRESS, NOT_KNOWN]
+    assert ring.read(extra=DIRECTION, macs=[7, source]).flow_direction.tolist() == [
+        EGRESS,
+        INGRESS,
+        NOT_KNOWN,
+    ]
     assert PACKET[:12] == destination.to_bytes(6, "big") + source.to_bytes(6, "big")
 
 
