@@ -80,6 +80,7 @@ def _flip(
     rules: Rules,
 ) -> None:
     """Anonymise the addresses from ``start`` up to ``stop`` in place, with what their blocks became."""
+    has_rules = rules.is_limited or len(rules.keep.bits) > 0
     k = 0
     for i in range(start, stop):
         high, low = words[i, 0], words[i, 1]
@@ -91,7 +92,8 @@ def _flip(
         for bit in range(64, bits):
             flips_low |= np.uint64(encrypted[k] >> 7) << np.uint64(127 - bit)
             k += _BLOCK
-        first = first_bit(rules, high, low)
+        # Handing the rules over counts references: only where there are any.
+        first = first_bit(rules, high, low) if has_rules else 0
         words[i, 0] = high ^ (flips_high & ~_head(min(first, 64)))
         words[i, 1] = low ^ (flips_low & ~_head(max(first - 64, 0)))
 
