@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from flowgauge.settings import Effective
 from producers.config import BusSettings, topic_name
+from producers.security.clients import Trouble, client_properties, said
 from schemas.errors import BusError
 from schemas.topics import DAY_MS, TOPICS, Topic
 from streams.config import StreamsSettings
@@ -19,6 +20,7 @@ from streams.config import StreamsSettings
 TIMEOUT_S = 10.0
 _BROKER_DEFAULT = -1
 _POLL_S = 0.1
+_TRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,47 @@ def project_topics(streams: StreamsSettings) -> dict[str, Topic]:
     return out
 
 
-def client_properties(bus: BusSettings) -> dict[str, Any]:
-    """Return librdkafka properties of a client that only reads; its own messages stay off the terminal."""
-    return {"bootstrap.servers": bus.bootstrap, "log_level": 0, **bus.client}
+class Admin(AdminClient):  # type: ignore[misc]
+    """An admin client that knows why a broker did not let it in."""
+
+    def __init__(self, bus: BusSettings) -> None:
+        self.trouble = Trouble(bus)
+        super().__init__(client_properties(bus, trouble=self.trouble))
 
 
-def admin(bus: BusSettings) -> AdminClient:
-    """Return an admin client that reads the broker's metadata."""
-    return AdminClient(client_properties(bus))
-
-
-def broker_topics(client: AdminClient, bus: BusSettings) -> dict[str, int]:
-    """Return the partitions of every topic on the broker, by full name.
+def admin(bus: BusSettings) -> Admin:
+    """Return an admin client that reads the broker's metadata.
 
     Raises:
-        BusError: no broker answers.
+        BusError: the settings are none that a client takes.
     """
     try:
-        found = client.list_topics(timeout=bus.connect_timeout_s)
-    except KafkaException as error:
-        raise BusError(f"no broker answers at {bus.bootstrap}: {reason(error)}") from error
-    return {name: len(topic.partitions) for name, topic in found.topics.items() if topic.error is None}
+        return Admin(bus)
+    except (KafkaException, ValueError, TypeError) as error:
+        raise BusError(f"bus {bus.bootstrap}: {said(error)}") from error
 
 
-def reason(error: KafkaException) -> str:
-    """Return what librdkafka says about a failure, in its words but without its codes."""
-    first = error.args[0] if error.args else error
-    return first.str() if isinstance(first, KafkaError) else str(first)
+def broker_topics(client: Admin, bus: BusSettings) -> dict[str, int]:
+    """Return the partitions of every topic that the broker shows, by full name.
+
+    Raises:
+        BusError: no broker answers, or it does not let this process in.
+    """
+    deadline = time.monotonic() + bus.connect_timeout_s
+    while True:
+        try:
+            found = client.list_topics(timeout=max(_POLL_S, min(_TRY_S, deadline - time.monotonic())))
+        except KafkaException as error:
+            client.poll(0)
+            why = client.trouble.reason(error)
+            if client.trouble.refused:
+                raise BusError(f"bus {bus.bootstrap}: {why}") from error
+            if time.monotonic() >= deadline:
+                raise BusError(f"no broker answers at {bus.bootstrap}: {why}") from error
+        else:
+            return {
+                name: len(topic.partitions) for name, topic in found.topics.items() if topic.error is None
+            }
 
 
 def topic_states(effective: Effective) -> list[TopicState]:
@@ -113,7 +129,7 @@ def _problem(
     return ""
 
 
-def _configs(client: AdminClient, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
+def _configs(client: Admin, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
     """Return broker settings by topic; empty where the broker has no such request (the embedded one)."""
     out: dict[str, dict[str, str]] = {}
     if not names:
@@ -155,14 +171,14 @@ def create_missing(effective: Effective) -> list[str]:
             future.result(timeout=TIMEOUT_S + 5)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise BusError(f"{bus.bootstrap}: cannot create topic {name}: {reason(error)}") from error
+                raise BusError(f"{bus.bootstrap}: cannot create topic {name}: {said(error)}") from error
         except TimeoutError as error:
             raise BusError(f"{bus.bootstrap}: no answer while creating topic {name}") from error
     _await_topics(client, bus, set(missing))
     return list(missing)
 
 
-def _await_topics(client: AdminClient, bus: BusSettings, names: set[str]) -> None:
+def _await_topics(client: Admin, bus: BusSettings, names: set[str]) -> None:
     """Wait until the broker lists new topics: it creates them in its log first and serves them a moment later."""
     deadline = time.monotonic() + TIMEOUT_S
     while not names <= broker_topics(client, bus).keys():

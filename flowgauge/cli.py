@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flowgauge.commands import (
+    acls,
     bench,
     broker,
     cascade,
@@ -61,6 +62,7 @@ app.command("dataset")(dataset.command)
 app.command("tail")(tail.command)
 app.command("record")(record.command)
 app.command("topics")(topics.command)
+app.command("acls")(acls.command)
 app.command("costs")(costs.command)
 app.command("cost")(cost.command)
 app.command("explore")(explore.command)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-Record = dict[str, Any]
+from flowgauge.costs_probes import ProbeState, Record, probe_states
 
 SOURCES = ("probe", "replay")
 PACKET_MODELS = "packet-models"
@@ -292,9 +292,16 @@ class PipelineCosts:
             if record["lag_records"] is not None and not _tells(record, self._newest_ns)
         ]
 
+    def probes(self) -> list[ProbeState]:
+        """Return what is told about each probe."""
+        live = {stage: cost.live() for stage, cost in self.stages.items()}
+        sources = [record for stage in SOURCES for record in live.get(stage, ())]
+        return probe_states(sources, live.get("flows", ()))
+
     def verdict(self) -> list[str]:
         """Return what is wrong, a line each, the worst first; nothing when all is well."""
-        return [*self._losses(), *self._lags()]
+        silent = (probe.problem for probe in self.probes())
+        return [*self._losses(), *filter(None, silent), *self._lags()]
 
     def _losses(self) -> Iterator[str]:
         silent = self.silent()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -70,6 +71,24 @@ def cost_table(stages: Mapping[str, StageCost], columns: Sequence[str], title: s
     return table
 
 
+def probe_table(costs: PipelineCosts) -> Table | None:
+    """Return a table of what is told about each probe; None where nothing is."""
+    probes = costs.probes()
+    if not probes:
+        return None
+    table = Table(
+        box=box.SIMPLE_HEAD, title="Probes", title_justify="left", title_style="bold", pad_edge=False
+    )
+    table.add_column("probe", no_wrap=True)
+    for name in ("clock off by", "heard", "restarts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for probe in probes:
+        heard = "-" if probe.heard_s is None else f"{duration(probe.heard_s * 1e9)} ago"
+        style = "bold red" if probe.silent else ""
+        table.add_row(probe.name, probe.clock, heard, str(probe.restarts), style=style)
+    return table
+
+
 def verdict_text(costs: PipelineCosts) -> Text:
     """Return what is wrong with the pipeline in a line, coloured; or that all is well."""
     if not costs.stages:
@@ -106,6 +125,7 @@ def as_object(costs: PipelineCosts) -> dict[str, Any]:
             }
             for hop in costs.hops()
         ],
+        "probes": [asdict(probe) for probe in costs.probes()],
         "problems": costs.verdict(),
     }
 

@@ -12,14 +12,16 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from flowgauge.bus import TIMEOUT_S, admin, broker_topics, client_properties, reason
+from flowgauge.bus import TIMEOUT_S, admin, broker_topics
 from flowgauge.costs import PipelineCosts
-from flowgauge.costs_view import LIVE, as_object, cost_table, status_line, verdict_text
+from flowgauge.costs_view import LIVE, as_object, cost_table, probe_table, status_line, verdict_text
 from flowgauge.interrupt import Stop, stopping
 from flowgauge.outcome import FAILED, OK
 from flowgauge.settings import Effective
 from models.online.config import OnlineSettings
 from producers.config import BusSettings, topic_name
+from producers.security.access import why_missing
+from producers.security.clients import client_properties, said
 from schemas.codec import decode
 from schemas.errors import BusError, CodecError, SettingsError
 from schemas.topics import TELEMETRY_COST
@@ -77,24 +79,24 @@ class CostReader:
         self._topic = topic_name(bus, TELEMETRY_COST)
         there = broker_topics(admin(bus), bus)
         if self._topic not in there:
-            raise BusError(
-                f"{bus.bootstrap}: there is no topic {self._topic}; flowgauge topics --create makes it"
-            )
+            raise BusError(f"{bus.bootstrap}: {why_missing(bus, [self._topic])}")
         self._consumer = Consumer(
-            {
-                **client_properties(bus),
-                # librdkafka wants a group named; assign() never joins it and nothing is committed.
-                "group.id": "flowgauge-costs",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
-            }
+            client_properties(
+                bus,
+                {
+                    # librdkafka wants a group named; assign() never joins it and nothing is committed.
+                    "group.id": "flowgauge-costs",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "earliest",
+                    "fetch.wait.max.ms": 50,
+                },
+            )
         )
         try:
             starts, self._ends, whole = self._places(there[self._topic], window_s)
         except KafkaException as error:
             self._consumer.close()
-            raise BusError(f"{bus.bootstrap}: cannot read topic {self._topic}: {reason(error)}") from error
+            raise BusError(f"{bus.bootstrap}: cannot read topic {self._topic}: {said(error)}") from error
         self.costs = PipelineCosts(whole=whole, representations=representations, window_s=window_s)
         self._consumer.assign(starts)
         self._next = {start.partition: start.offset for start in starts}
@@ -150,7 +152,8 @@ class CostReader:
 
 def view(costs: PipelineCosts) -> RenderableType:
     """Return the table and what is wrong."""
-    return Group(cost_table(costs.stages, LIVE, "Costs, and latency from the probe"), verdict_text(costs))
+    tables = [cost_table(costs.stages, LIVE, "Costs, and latency from the probe"), probe_table(costs)]
+    return Group(*(table for table in tables if table is not None), verdict_text(costs))
 
 
 def _follow(reader: CostReader, stop: Stop, window_s: float, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flowgauge.bus import project_topics
 from flowgauge.settings import Effective
 from producers.config import BusSettings, topic_name
+from producers.security.tls import tls_context
 from schemas.codec import use_framing
 from schemas.registry import Registry, subject_of
 from streams.config import StreamsSettings
@@ -18,7 +19,9 @@ def check_registry(effective: Effective) -> None:
 
 
 def _registry(bus: BusSettings) -> Registry:
-    return Registry(bus.registry_url, bus.registry_timeout_s)
+    account = bus.registry_username, bus.reveal("registry_password")
+    context = tls_context(bus) if bus.registry_url.startswith("https") else None
+    return Registry(bus.registry_url, bus.registry_timeout_s, account, context)
 
 
 def start_framing(effective: Effective) -> None:

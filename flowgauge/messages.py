@@ -272,6 +272,24 @@ def _prediction_line(r: Record) -> str:
     )
 
 
+def _path_line(r: Record) -> str:
+    counts = [
+        f"{r[f'{other}packets_fwd']}+{r[f'{other}packets_rev']} packets {r[f'{other}octets_fwd']}+"
+        f"{r[f'{other}octets_rev']} octets"
+        for other in ("", "other_")
+    ]
+    told = f": {counts[0]}, then {counts[1]}" if r["ended"] else ""
+    return (
+        f"{clock(r['start_ns'])} {endpoints(r)} at {r['probe']} ({r['flow_id']}), {duration(r['gap_ns'])} later at "
+        f"{r['other_probe']} ({r['other_flow_id']}){told}"
+    )
+
+
+def _fields_line(r: Record) -> str:
+    fields = " ".join(f"{name}={value}" for name, value in r["fields"].items())
+    return f"{clock(r['time_ns'])} {endpoints(r)} {r['octets']} octets at {r['probe']}: {fields or '(no fields)'}"
+
+
 def _label_line(r: Record) -> str:
     return f"{clock(r['start_ns'])} {r['flow_id']} probe {r['probe']} is {r['label']} ({r['source']})"
 
@@ -320,4 +338,6 @@ _LINES: dict[str, Callable[[Record], str]] = {
     "PayloadBatch": _payload_line,
     "PacketPrediction": _packet_prediction_line,
     "ModelVersion": _model_line,
+    "FlowPath": _path_line,
+    "PacketFields": _fields_line,
 }

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from flowgauge.settings_values import nested_settings, parse_text, what_is_allowed
+from flowgauge.settings_values import is_secret, nested_settings, parse_text, what_is_allowed
 from producers.privacy.keys import VARIABLE
 from schemas.errors import InputError, SettingsError
 from schemas.settings import Settings
@@ -213,6 +213,11 @@ def _assign(
     field = _field(classes, path)
     if field is None:
         raise SettingsError(f"--set {assignment}: there is no key {key.strip()}{_keys_of(classes, path)}")
+    if is_secret(field):
+        raise SettingsError(
+            f"--set {key.strip()}: not on the command line, where every user of this machine can read it; "
+            f"{key.strip()}_file names a file, {PREFIX}{'__'.join(path).upper()} is the variable"
+        )
     _put(merged, origins, path, parse_text(text.strip(), field), Origin("flag", "--set"))
 
 
@@ -281,7 +286,9 @@ def _explain(
     allowed = what_is_allowed(first)
     if not path:  # a rule about several keys together
         return SettingsError(f"{_place(section, origins)}[{section}]: {allowed}")
-    return SettingsError(f"{_place(key, origins)}{key} = {first['input']!r}: {allowed}")
+    field = _field({section: kind}, tuple(key.split(".")))
+    given = "(hidden)" if field is not None and is_secret(field) else repr(first["input"])
+    return SettingsError(f"{_place(key, origins)}{key} = {given}: {allowed}")
 
 
 def _unknown(key: str, origins: Mapping[str, Origin], known: list[str]) -> SettingsError:

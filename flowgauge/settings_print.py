@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from flowgauge.settings import Effective
-from flowgauge.settings_values import toml_key, toml_value
+from flowgauge.settings_values import hidden, is_secret, toml_key, toml_value
 from schemas.settings import Settings
 
 _WIDTH = 110
@@ -23,7 +23,8 @@ def as_toml(effective: Effective) -> str:
 
 def _table(name: str, section: Settings, effective: Effective) -> list[str]:
     lines = ["", f"[{name}]"]
-    dumped = section.model_dump(mode="json")
+    dumped = section.model_dump(mode="json", exclude=set(_secrets(section)))
+    dumped = {key: hidden(value) for key, value in dumped.items()}
     below: list[str] = []
     for key, field in type(section).model_fields.items():
         dotted, value = f"{name}.{toml_key(key)}", getattr(section, key)
@@ -32,7 +33,9 @@ def _table(name: str, section: Settings, effective: Effective) -> list[str]:
             below += _table(dotted, value, effective)
         elif value and isinstance(value, tuple) and all(isinstance(item, Settings) for item in value):
             below += ["", *doc, f"# {origin}", *_array_of_tables(dotted, value)]
-        elif dumped[key] is None:
+        elif is_secret(field) and value is not None:
+            lines += [*doc, f"# {toml_key(key)} is set, and hidden  # {origin}"]
+        elif dumped.get(key) is None:
             lines += [*doc, f"# {toml_key(key)} is not set  # {origin}"]
         else:
             lines += [*doc, f"{toml_key(key)} = {toml_value(dumped[key])}  # {origin}"]
@@ -59,6 +62,16 @@ def as_object(effective: Effective) -> dict[str, Any]:
     """Return the settings as one object for ``--json``: file, values, and origins other than default."""
     return {
         "config_file": str(effective.config_file) if effective.config_file else None,
-        "settings": {name: s.model_dump(mode="json") for name, s in effective.sections.items()},
+        "settings": {name: _object(section) for name, section in effective.sections.items()},
         "origins": {key: str(origin) for key, origin in sorted(effective.origins.items())},
     }
+
+
+def _secrets(section: Settings) -> list[str]:
+    return [key for key, field in type(section).model_fields.items() if is_secret(field)]
+
+
+def _object(section: Settings) -> dict[str, Any]:
+    secrets = {key: None if getattr(section, key) is None else "***" for key in _secrets(section)}
+    shown = section.model_dump(mode="json", exclude=set(secrets))
+    return {**{key: hidden(value) for key, value in shown.items()}, **secrets}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from schemas.settings import Settings
+
+_URL_ACCOUNT = re.compile(r"(\b\w+://)[^/@\s]*@")
+_SECRET_NAME = re.compile(r"(password|secret|\.pem|jaas\.config)$", re.IGNORECASE)
 
 
 def nested_settings(annotation: Any) -> type[Settings] | None:
@@ -20,6 +25,23 @@ def nested_settings(annotation: Any) -> type[Settings] | None:
         return annotation
     found = (nested_settings(part) for part in typing.get_args(annotation))
     return next((kind for kind in found if kind), None)
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Return whether a field's value is never shown."""
+    return SecretStr in (field.annotation, *typing.get_args(field.annotation))
+
+
+def hidden(value: Any) -> Any:
+    """Return a plain value of a setting without the passwords that stand in it.
+
+    That is the account in a URL, and what a table says under names such as ``sasl.password``.
+    """
+    if isinstance(value, str):
+        return _URL_ACCOUNT.sub(r"\1***@", value)
+    if isinstance(value, dict):
+        return {k: "***" if _SECRET_NAME.search(str(k)) else hidden(v) for k, v in value.items()}
+    return [hidden(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_composite(annotation: Any) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from flowgauge.bus import TIMEOUT_S, admin, broker_topics, client_properties, reason
+from flowgauge.bus import TIMEOUT_S, admin, broker_topics
 from producers.config import BusSettings
+from producers.security.access import hidden_topics
+from producers.security.clients import client_properties, only_of_group, said
 from schemas.errors import BusError
 
 _POLL_S = 0.2
@@ -29,17 +31,21 @@ def messages(
     there = broker_topics(admin(bus), bus)
     if topic not in there:
         near = ", ".join(sorted(name for name in there if not name.startswith("_"))) or "no topics"
+        if hidden := hidden_topics(bus, [topic]):
+            raise BusError(f"{bus.bootstrap}: {hidden}")
         raise BusError(f"{bus.bootstrap}: no topic {topic}; there is {near}")
     consumer = Consumer(
-        {
-            **client_properties(bus),
-            # A group is named because librdkafka wants one; assign() never joins it and nothing is committed.
-            "group.id": "flowgauge-tail",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": False,
-            "fetch.wait.max.ms": 50,
-        }
+        client_properties(
+            bus,
+            {
+                # A group is named because librdkafka wants one; assign() never joins it and nothing is committed.
+                "group.id": "flowgauge-tail",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": False,
+                "fetch.wait.max.ms": 50,
+            },
+        )
     )
     try:
         ends = _ends(consumer, bus, topic, there[topic])
@@ -67,7 +73,7 @@ def _ends(consumer: Consumer, bus: BusSettings, topic: str, partitions: int) -> 
             for p in range(partitions)
         }
     except KafkaException as error:
-        raise BusError(f"{bus.bootstrap}: cannot read topic {topic}: {reason(error)}") from error
+        raise BusError(f"{bus.bootstrap}: cannot read topic {topic}: {said(error)}") from error
 
 
 def _raise_if_fatal(error: KafkaError, bus: BusSettings, topic: str) -> None:
@@ -79,6 +85,6 @@ def _raise_if_fatal(error: KafkaError, bus: BusSettings, topic: str) -> None:
         raise BusError(f"{bus.bootstrap}: the broker went away: {error.str()}")
     if error.fatal() or not error.retriable():
         # Losing one connection is told as an error too, and librdkafka mends it by itself.
-        if error.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT) or only_of_group(error):
             return
         raise BusError(f"{bus.bootstrap}: cannot read topic {topic}: {error.str()}")

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Producer
 
+from producers.clock_offset import ClockOffset
 from producers.config import BusSettings
+from producers.security.access import why_missing
+from producers.security.clients import Trouble, account, client_properties, forbidden, said
 from schemas.errors import BusError
 
 MAX_MESSAGE_BYTES = 1_000_000
@@ -60,11 +63,24 @@ class Sink(Protocol):
     def produce_items(self, topic: str, items: Sequence[Item]) -> None:
         """Hand over messages that stand for one record each."""
 
+    def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
+        """Hand over a message that compares the clocks."""
+
     def check(self) -> None:
         """Raise BusError if a message failed."""
 
     def flush(self, timeout_s: float) -> int:
         """Wait until every message has its answer; return how many have none."""
+
+
+@runtime_checkable
+class TimedSink(Protocol):
+    """A sink that knows how far this machine's clock is from the bus's."""
+
+    clock: ClockOffset
+
+    def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
+        """Hand over a message by whose answer the clocks are compared."""
 
 
 class _LogCounter(logging.Handler):
@@ -97,22 +113,25 @@ class BusProducer:
         self.full_waits = 0
         self._sent = 0
         self._fatal: str | None = None
-        self._trouble = ""
+        self._trouble = Trouble(settings)
         self.log = _LogCounter()
         logger = logging.Logger("flowgauge.bus", logging.INFO)
         logger.addHandler(self.log)
         try:
-            self._producer = Producer({**_properties(settings), "error_cb": self._on_error}, logger=logger)
+            properties = client_properties(
+                settings, {**_properties(settings), "error_cb": self._on_error}, self._trouble
+            )
+            self._producer = Producer(properties, logger=logger)
         except (KafkaException, ValueError, TypeError) as error:
-            raise BusError(f"bus {settings.bootstrap}: {_reason(error)}") from error
+            raise BusError(f"bus {settings.bootstrap}: {said(error)}") from error
+        self.clock = ClockOffset()
+        """This machine's clock against the broker's, as messages of ``produce_timed`` tell."""
         self._on_delivery = partial(self._delivered, items=1)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() and self._fatal is None:
             self._fatal = error.str()
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            # "host:port/bootstrap: Connect to … failed: Connection refused (after 0ms in state CONNECT…)"
-            self._trouble = error.str().split(" (after ")[0]
+        self._trouble(error)
 
     def _error(self, text: str) -> BusError:
         return BusError(f"bus {self.settings.bootstrap}: {text}")
@@ -125,7 +144,7 @@ class BusProducer:
         ``on_wait`` is told once, in one line, that the broker does not answer yet.
 
         Raises:
-            BusError: no broker answered in time.
+            BusError: no broker answered in time, or one refused this client.
         """
         timeout_s = self.settings.connect_timeout_s
         deadline = time.monotonic() + timeout_s
@@ -136,11 +155,13 @@ class BusProducer:
             try:
                 self._producer.list_topics(timeout=min(_METADATA_TRY_S, left))
             except KafkaException as error:
-                reason = _reason(error)
+                self._producer.poll(0)
+                reason = self._trouble.reason(error)
             else:
+                self._trouble.tells = True
                 return True
-            self._producer.poll(0)
-            reason = self._trouble or reason
+            if self._trouble.refused:
+                raise self._error(reason)
             if on_wait is not None:
                 on_wait(f"bus {self.settings.bootstrap}: {reason}; trying for {timeout_s:g} s")
                 on_wait = None
@@ -156,14 +177,14 @@ class BusProducer:
         try:
             found = self._producer.list_topics(timeout=self.settings.connect_timeout_s).topics.get(topic)
         except KafkaException as error:
-            raise self._error(_reason(error)) from error
+            raise self._error(self._trouble.reason(error)) from error
         return 0 if found is None or found.error is not None else len(found.partitions)
 
     def require(self, topic: str, partitions: int | None = None) -> None:
         """Raise BusError unless a topic exists, with exactly so many partitions where that is said."""
         found = self.partitions(topic)
         if found == 0:
-            raise self._error(f"there is no topic {topic}; create it first")
+            raise self._error(why_missing(self.settings, [topic]))
         if partitions is not None and found != partitions:
             raise self._error(f"topic {topic} has {found} partitions, not {partitions} as in the settings")
 
@@ -189,7 +210,11 @@ class BusProducer:
         Raises:
             BusError: the message is refused at once, or the queue did not move for the delivery timeout.
         """
-        callback = partial(self._delivered, items=items, done=done)
+        self._enqueue(topic, value, partition, key, partial(self._delivered, items=items, done=done))
+
+    def _enqueue(
+        self, topic: str, value: bytes, partition: int | None, key: str | None, callback: Callable[..., None]
+    ) -> None:
         where = -1 if partition is None else partition
         deadline = self._deadline()
         while True:
@@ -199,11 +224,30 @@ class BusProducer:
             except BufferError:
                 self._wait_for_room(deadline)
             except KafkaException as error:
-                raise self._refused(topic, len(value), _reason(error)) from error
+                raise self._refused(topic, len(value), said(error)) from error
         self._sent += 1
         self.sent_bytes += len(value)
         if self._sent % _POLL_EVERY == 0:
             self._producer.poll(0)
+
+    def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
+        """Produce as ``produce`` does, and compare the clocks where the broker stamps the message.
+
+        Raises:
+            BusError: as ``produce``.
+        """
+        handed: list[int] = []
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            self._delivered(error, message, 0)
+            kind, stamp_ms = message.timestamp()
+            if error is None and kind == TIMESTAMP_LOG_APPEND_TIME and handed:
+                # When the answer came, not when it is looked at.
+                self.clock.sample(sent_ns, handed[0] + round(message.latency() * 1e9), stamp_ms)
+
+        sent_ns = time.time_ns()
+        self._enqueue(topic, value, partition, key, delivered)
+        handed.append(time.time_ns())
 
     def produce_items(self, topic: str, items: Sequence[Item]) -> None:
         """Hand over messages of one record each, as ``produce`` does with one.
@@ -238,7 +282,7 @@ class BusProducer:
         """Let the full queue get shorter; raises BusError where it has not for the delivery timeout."""
         self.full_waits += 1
         if time.monotonic() > deadline:
-            reason = self.first_error or self._trouble or "no answer"
+            reason = self.first_error or self._trouble.last or "no answer"
             raise self._error(f"the queue stays full; {reason}")
         self._producer.poll(0.05)
 
@@ -257,7 +301,12 @@ class BusProducer:
         self.failed += 1
         self.failed_items += items
         if self.first_error is None and done is None:
-            self.first_error = f"topic {message.topic()} [{message.partition()}]: {error.str()}"
+            why = error.str()
+            if forbidden(error):
+                why = f"no ACL of the bus lets {account(self.settings)} write to it"
+            elif self._trouble.refused:
+                why = f"{why} ({self._trouble.refused})"
+            self.first_error = f"topic {message.topic()} [{message.partition()}]: {why}"
 
     def purge(self) -> None:
         """Give up all messages without an answer: each is told as failed."""
@@ -295,9 +344,8 @@ class BusProducer:
 
 
 def _properties(settings: BusSettings) -> dict[str, Any]:
-    """Return the librdkafka properties; those the user gives in ``client`` come last and win."""
+    """Return the librdkafka properties that make the producer what it is."""
     return {
-        "bootstrap.servers": settings.bootstrap,
         "client.id": "flowgauge",
         "enable.idempotence": True,
         "linger.ms": settings.linger_ms,
@@ -309,11 +357,4 @@ def _properties(settings: BusSettings) -> dict[str, Any]:
         "message.timeout.ms": int(settings.delivery_timeout_s * 1000),
         "reconnect.backoff.max.ms": 2000,
         "log_level": 4,
-        **settings.client,
     }
-
-
-def _reason(error: BaseException) -> str:
-    """Return what librdkafka says was wrong, as one line."""
-    first = error.args[0] if error.args else error
-    return first.str() if isinstance(first, KafkaError) else " ".join(str(first).split())

@@ -6,17 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
+from producers.security.config import SecuritySettings
 from schemas.packets import MAX_HEAD_OCTETS, MAX_PACKETS, Extra
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 from schemas.settings import Settings
 
 
-class BusSettings(Settings):
+class BusSettings(SecuritySettings):
     """How to reach the bus and how to produce to it."""
 
-    bootstrap: str = Field(
-        default="127.0.0.1:9092", min_length=1, description="Brokers to start from, host:port,…"
-    )
     partitions: int = Field(default=8, ge=1, le=4096, description="Partitions that flows are split over.")
     topic_prefix: str = Field(
         default="",
@@ -45,7 +43,7 @@ class BusSettings(Settings):
     )
     registry_url: str = Field(
         default="",
-        description="Schema registry (Confluent's interface), http[s]://[user:password@]host:port; empty: none, "
+        description="Schema registry (Confluent's interface), http[s]://host:port; empty: none, "
         "messages name their schema by its fingerprint.",
     )
     registry_register: bool = Field(
@@ -55,7 +53,8 @@ class BusSettings(Settings):
         default=5.0, gt=0, le=60, description="How long the registry may take at the start, in s."
     )
     client: dict[str, str] = Field(
-        default_factory=dict, description="More librdkafka properties, such as security.protocol."
+        default_factory=dict,
+        description="More librdkafka properties; they win, and Faust's client does not see them.",
     )
 
 

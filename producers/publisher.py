@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from producers.bus import Sink
+import numpy as np
+
+from producers.bus import Item, Sink, TimedSink
 from producers.config import BusSettings, topic_name
 from producers.health import Backlog, Health
 from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
@@ -16,9 +19,10 @@ from producers.spool.open import events as spool_events
 from producers.spool.sink import SpoolSink
 from producers.telemetry import StageMeter
 from schemas.codec import encode
+from schemas.flow_key import partition_of
 from schemas.packets import PacketBatch
 from schemas.payloads import PayloadBatch
-from schemas.topics import PACKETS, PAYLOADS, TELEMETRY_COST
+from schemas.topics import PACKETS, PACKETS_FIELDS, PAYLOADS, TELEMETRY_COST
 
 Admit = Callable[[str, int, int], None]
 """Asked before a batch leaves, with topic, partition and bytes; returns when it may."""
@@ -57,6 +61,7 @@ class Publisher:
         """Of the payloads: what was chosen and why not, what was sent (see ``ReplaySummary.payloads``)."""
         self._wall_ns, self._admit = wall_ns, admit
         self._packets_topic, self._payloads_topic = topic_name(bus, PACKETS), topic_name(bus, PAYLOADS)
+        self._partitions, self._fields_topic = bus.partitions, topic_name(bus, PACKETS_FIELDS)
         self._telemetry_topic = topic_name(bus, TELEMETRY_COST)
         self._backlog = Backlog()
         self._told: Counter[str] = Counter()
@@ -102,6 +107,18 @@ class Publisher:
             meter.items_out += batch.rows
             meter.output_bytes += len(value)
 
+    def send_fields(self, probe: str, records: Sequence[dict[str, Any]]) -> None:
+        """Send what a dissector told of packets, each beside its flow."""
+        items = []
+        for record in records:
+            flow_hash = record.pop("flow_hash")
+            partition = int(partition_of(np.uint64(flow_hash), self._partitions))
+            value = encode("PacketFields", {"probe": probe, **record})
+            items.append(Item(value, partition, f"{flow_hash:016x}"))
+            self.meter.output_bytes += len(value)
+        if items:
+            self.sink.produce_items(self._fields_topic, items)
+
     def tell(self, frames: Mapping[str, int], events: Mapping[str, int], now_ns: int) -> None:
         """Bring the meters up to what was read, skipped and not delivered, and how long answers take.
 
@@ -128,10 +145,21 @@ class Publisher:
             meter.count(name, count)
         self._events = counted
         self.tell_payloads()
+        self._tell_clock()
         answered = sink.acked + sink.failed
         meter.lag_records = sink.outstanding
         meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
         self.health.tick(waiting, answered)
+
+    def _tell_clock(self) -> None:
+        if not isinstance(self.sink, TimedSink):
+            return
+        clock = self.sink.clock
+        estimate = clock.estimate(self._wall_ns())
+        if estimate is not None:
+            self.meter.gauge("clock_offset_s", estimate.offset_ns / 1e9)
+            self.meter.gauge("clock_error_s", estimate.error_ns / 1e9)
+        self.meter.gauge("clock_contradictions", clock.steps or None)
 
     def tell_payloads(self) -> None:
         """Bring the payloads' meter and counts up to what was chosen and what not, and why."""
@@ -150,4 +178,7 @@ class Publisher:
         """Publish what the meters counted since the last call."""
         for meter in self.meters:
             value = encode("CostTelemetry", meter.snapshot(self._wall_ns()))
-            self.sink.produce(self._telemetry_topic, value, 0, meter.stage)
+            if isinstance(self.sink, TimedSink):
+                self.sink.produce_timed(self._telemetry_topic, value, 0, meter.stage)
+            else:
+                self.sink.produce(self._telemetry_topic, value, 0, meter.stage)

@@ -37,6 +37,8 @@ NAMES = (
     "PayloadBatch",
     "PacketPrediction",
     "ModelVersion",
+    "FlowPath",
+    "PacketFields",
 )
 
 Schema = dict[str, Any]

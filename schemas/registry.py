@@ -37,11 +37,22 @@ def subject_of(topic: str) -> str:
 class Registry:
     """A registry by its URL: ``http[s]://[user:password@]host[:port][/path]``.
 
-    TLS trusts what the system trusts, or the file that SSL_CERT_FILE names. It is the ``Framing`` of
-    ``schemas.codec`` once ``start`` is through.
+    It is the ``Framing`` of ``schemas.codec`` once ``start`` is through.
+
+    Args:
+        url: where it is.
+        timeout_s: how long it may take to answer.
+        account: (name, password) for HTTP Basic, before one in the URL; the name may be empty for none.
+        context: what TLS trusts and shows; by default what the system trusts, or the file that SSL_CERT_FILE names.
     """
 
-    def __init__(self, url: str, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 5.0,
+        account: tuple[str, str] = ("", ""),
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         """Take the URL apart; raises SettingsError where it is none."""
         try:
             parts = urlsplit(url)
@@ -53,9 +64,12 @@ class Registry:
         self._tls = parts.scheme == "https"
         self._path = parts.path.rstrip("/")
         self._headers = {"Accept": f"{CONTENT_TYPE}, application/json", "Content-Type": CONTENT_TYPE}
-        if parts.username is not None:
-            account = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = f"Basic {base64.b64encode(account.encode()).decode()}"
+        if not account[0] and parts.username is not None:
+            account = unquote(parts.username), unquote(parts.password or "")
+        if account[0]:
+            named = ":".join(account).encode()
+            self._headers["Authorization"] = f"Basic {base64.b64encode(named).decode()}"
+        self._context = context
         # What errors name: without the password.
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._path}"
         self.timeout_s = timeout_s
@@ -142,7 +156,7 @@ class Registry:
         """Return status and answer, empty where that is a list; proxies and redirections are not followed."""
         connection: http.client.HTTPConnection
         if self._tls:
-            context = ssl.create_default_context()
+            context = self._context or ssl.create_default_context()
             connection = http.client.HTTPSConnection(
                 self._host, self._port, timeout=self.timeout_s, context=context
             )

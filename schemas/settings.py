@@ -11,4 +11,4 @@ class Settings(BaseModel):
     Fields carry their default and, in ``description``, unit and meaning.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PACKETS = "packets"
+PACKETS_FIELDS = "packets.fields"
 PAYLOADS = "payloads"
 FEATURES_EARLY = "features.early"
 FEATURES_WINDOW = "features.window"
 FEATURES_FLOW = "features.flow"
+FEATURES_PATH = "features.path"
 PREDICTIONS_FLOW = "predictions.flow"
 PREDICTIONS_PACKET = "predictions.packet"
 LABELS = "labels"
@@ -44,6 +46,12 @@ TOPICS: tuple[Topic, ...] = (
         config={"retention.ms": str(DAY_MS), "max.message.bytes": "1048588"},
     ),
     Topic(
+        PACKETS_FIELDS,
+        "PacketFields",
+        "what tshark says of packets, field by field; off by default",
+        config={"retention.ms": str(DAY_MS)},
+    ),
+    Topic(
         PAYLOADS,
         "PayloadBatch",
         "first octets of chosen packets, masked; off by default",
@@ -67,10 +75,23 @@ TOPICS: tuple[Topic, ...] = (
         "feature rows at the end of a flow: the flow record",
         config={"retention.ms": str(DAY_MS)},
     ),
+    Topic(
+        FEATURES_PATH,
+        "FlowPath",
+        "flows seen at two gateways; off by default",
+        config={"retention.ms": str(DAY_MS)},
+    ),
     Topic(PREDICTIONS_FLOW, "Prediction", "one record per prediction about a flow"),
     Topic(PREDICTIONS_PACKET, "PacketPrediction", "one record per prediction about a packet"),
     Topic(LABELS, "Label", "ground truth by flow id, which may come late"),
-    Topic(TELEMETRY_COST, "CostTelemetry", "what each stage did and what it cost", by_flow=False),
+    Topic(
+        TELEMETRY_COST,
+        "CostTelemetry",
+        "what each stage did and what it cost",
+        by_flow=False,
+        # The broker's clock, with which probes compare their own.
+        config={"message.timestamp.type": "LogAppendTime"},
+    ),
     Topic(DEAD_LETTERS, "DeadLetter", "messages that could not be used, and why", by_flow=False),
     Topic(
         FLOWS_STATE,

@@ -7,15 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from producers.bus import Sink
+import numpy as np
+
+from producers.bus import Item, Sink
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import encode
 from schemas.errors import BusError, CodecError
 from schemas.features import FeatureBatch
+from schemas.flow_key import parse_flow_id, partition_of
 from schemas.packets import PacketBatch, decode_packet_batch
-from schemas.topics import PACKETS, TELEMETRY_COST
+from schemas.topics import FEATURES_PATH, PACKETS, TELEMETRY_COST
 from streams import checkpoint
 from streams.config import StreamsSettings
 from streams.dead_letters import DeadLetters
@@ -26,6 +30,7 @@ from streams.live_prices import LivePrices
 from streams.partition import Partition
 from streams.plan import Plan
 from streams.probe_flows import warm_up
+from streams.probe_watch import ProbeWatch
 
 log = logging.getLogger("flowgauge")
 
@@ -52,9 +57,12 @@ class FlowsAgent:
         self.totals: Counter[str] = Counter()
         """Counts of partitions that were handed over, and of state restored or lost."""
         self._gathered = Gathered(self.plan.max_rows)
+        self._paths: list[dict[str, Any]] = []
+        """``FlowPath`` records that leave with the rows they were made of."""
         self.dead_letters = DeadLetters("flows", bus, sink)
         self._meter = meter or StageMeter("flows", "packets")
         self._prices = LivePrices(self.plan)
+        self._watch = ProbeWatch(round(settings.probe_silence_s * 1e9))
         self._next_telemetry_ns = 0
         self._told_missing: set[str] = set()
 
@@ -65,7 +73,7 @@ class FlowsAgent:
 
     def counts(self) -> Counter[str]:
         """Return all counters by name since the worker started."""
-        total = self.totals.copy()
+        total = self.totals + self._watch.counters
         for partition in self.partitions.values():
             total.update(partition.counts())
         return total
@@ -84,12 +92,14 @@ class FlowsAgent:
             self._set_aside(message, str(error))
             return
         self._meter.items_in += batch.packets
+        self._watch.heard(batch, time.monotonic_ns())
         partition = self._partition(message.partition)
         before = partition.counters["packets_duplicate"]
         used, began_ns = partition.packets_by_service(batch.probe), time.thread_time_ns()
         try:
             for rows in partition.apply(batch, received_ns, time.monotonic_ns()):
                 self._gathered.add(rows)
+                self._paths += partition.joined(rows)
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
             self.plan.filled[:] = 0
@@ -106,6 +116,7 @@ class FlowsAgent:
     def on_drained(self) -> None:
         """Produce the rows made of the messages at hand; raises BusError."""
         self._produce(self._gathered.take())
+        self._produce_paths()
 
     def _tell_missing(self, batch: PacketBatch) -> None:
         """Say once per probe that it does not send what the chosen features need."""
@@ -124,8 +135,12 @@ class FlowsAgent:
         now_ns = time.time_ns()
         for number, partition in self.partitions.items():
             if waiting.get((PACKETS, number), 0) == 0:
-                self._produce(partition.tick(now_ns, time.monotonic_ns()))
+                for rows in partition.tick(now_ns, time.monotonic_ns()):
+                    self._produce([rows])
+                    self._paths += partition.joined(rows)
+        self._produce_paths()
         self.sink.check()
+        self._watch.look(time.monotonic_ns(), behind=any(waiting.values()))
         if now_ns >= self._next_telemetry_ns:
             self._next_telemetry_ns = now_ns + round(self.plan.settings.telemetry_interval_s * 1e9)
             self._publish_telemetry(sum(waiting.values()))
@@ -203,6 +218,8 @@ class FlowsAgent:
             return Partition(self.plan, number)
         self.next_offset[number] = self._saved[number] = state.offset
         self.totals["states_restored"] += 1
+        for name, probe in partition.probes.items():
+            self._watch.known(name, max(probe.sequences, default=0), probe.ended, time.monotonic_ns())
         # What the former worker counted is in its own totals.
         partition.forget_counts()
         return partition
@@ -221,6 +238,16 @@ class FlowsAgent:
             self._prices.produced(batch.representation, batch.rows, len(value))
             self._meter.record_ns(now_ns - batch.probe_time_ns, batch.rows)
 
+    def _produce_paths(self) -> None:
+        records, self._paths = self._paths, []
+        items = []
+        for record in records:
+            partition = int(partition_of(np.uint64(parse_flow_id(record["flow_id"])), self.bus.partitions))
+            items.append(Item(encode("FlowPath", record), partition, record["flow_id"]))
+            self._meter.output_bytes += len(items[-1].value)
+        if items:
+            self.sink.produce_items(topic_name(self.bus, FEATURES_PATH), items)
+
     def _set_aside(self, message: Message, reason: str) -> None:
         self.totals["messages_set_aside"] += 1
         self.dead_letters.put(
@@ -232,5 +259,6 @@ class FlowsAgent:
         self._meter.state_bytes = sum(p.state_bytes for p in self.partitions.values())
         self._meter.lag_records = waiting
         self._prices.tell(self._meter.gauge)
+        self._watch.tell(self._meter.gauge, time.monotonic_ns())
         record = encode("CostTelemetry", self._meter.snapshot())
         self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)

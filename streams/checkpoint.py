@@ -10,6 +10,7 @@ import zstandard
 
 from schemas.errors import CodecError
 from streams.partition import Partition, ProbeState
+from streams.paths import SAVED, PathState
 from streams.plan import Plan
 from streams.probe_flows import ProbeFlows
 from streams.services.named import FlowNames
@@ -33,13 +34,19 @@ def save(partition: Partition) -> bytes:
                 "watermark_ns": probe.flows.watermark_ns,
                 "sequences": list(probe.sequences.items()),
                 "replayed": probe.replayed,
+                "ended": probe.ended,
                 "counters": probe.flows.counters.tolist(),
                 "clock_steps": probe.flows.clock_steps,
                 "names": probe.flows.names.texts,
                 "usage": probe.flows.usage.tolist(),
             }
         )
-    text = json.dumps({"layout": partition.plan.layout, "probes": head, "counters": partition.counters})
+    shape = {"layout": partition.plan.layout, "probes": head, "counters": partition.counters}
+    if partition.paths is not None:
+        paths = partition.paths.save()
+        bodies.append(paths.rows.tobytes())
+        shape["paths"] = {"probes": paths.probes, "rows": len(paths.rows)}
+    text = json.dumps(shape)
     raw = b"".join([_LENGTH.pack(len(text)), text.encode(), *bodies])
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(raw)
 
@@ -85,7 +92,14 @@ def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
         flows.names = FlowNames(flows.book, entry["names"])
         flows.usage[:] = entry["usage"]
         sequences = {int(epoch): int(sequence) for epoch, sequence in entry["sequences"]}
-        partition.probes[entry["probe"]] = ProbeState(flows, sequences, monotonic_ns, entry["replayed"])
+        partition.probes[entry["probe"]] = ProbeState(
+            flows, sequences, monotonic_ns, entry["replayed"], entry.get("ended", False)
+        )
+    if (waiting := head.get("paths")) is not None:
+        paths = np.frombuffer(raw, SAVED, waiting["rows"], at)
+        at += paths.nbytes
+        if partition.paths is not None:
+            partition.paths.load(PathState(waiting["probes"], paths))
     if at != len(raw):
         raise ValueError(f"{len(raw) - at} bytes follow its flows")
     return partition

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from producers.config import MetricsSettings
 from schemas.settings import Settings
+from schemas.topics import FEATURES_PATH
 from streams.services.config import ServiceSettings
 
 Kind = Literal["early", "window", "flow"]
@@ -199,6 +200,36 @@ class StreamsSettings(WorkerSettings):
         description="What is computed about each flow, and when.",
     )
 
+    path_join: Literal["off", "early", "flow"] = Field(
+        default="off",
+        description="Join what several probes see of the same flow, on features.path: early once each has seen its "
+        "first packet, flow once it has ended at each.",
+    )
+    path_window_s: float = Field(
+        default=1.0,
+        gt=0,
+        le=60,
+        description="Most seconds between a flow's first packet at two probes: their way and their clocks.",
+    )
+    path_hold_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=86400,
+        description="How long a flow waits to be seen by another probe, in seconds of its own probe's event time.",
+    )
+    path_max_flows: int = Field(
+        default=1 << 16,
+        ge=16,
+        le=1 << 24,
+        description="Most flows per partition that wait for another probe.",
+    )
+    probe_silence_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=86400,
+        description="Seconds without a batch of a probe, while nothing waits on the bus, until it is told silent.",
+    )
+
     services: tuple[ServiceSettings, ...] = Field(
         default=(),
         max_length=1000,
@@ -217,13 +248,22 @@ class StreamsSettings(WorkerSettings):
         )
         return (*self.representations, *own)
 
+    @property
+    def path_representation(self) -> str | None:
+        """Return the representation whose rows are joined over probes, None where none is."""
+        return next((r.name for r in self.representations if r.kind == self.path_join), None)
+
     @model_validator(mode="after")
     def _names_differ(self) -> StreamsSettings:
         names = [s.name for s in self.services]
         twice = {n for n in names if names.count(n) > 1}
         if twice:
             raise ValueError(f"two services are named {twice.pop()!r}")
+        if self.path_join != "off" and self.path_representation is None:
+            raise ValueError(f"path_join = {self.path_join} needs a representation of that kind")
         names = [r.name for r in self.computed]
+        if FEATURES_PATH.removeprefix("features.") in names:
+            raise ValueError(f"a representation cannot be named path: {FEATURES_PATH} holds joined flows")
         twice = {n for n in names if names.count(n) > 1}
         if twice:
             raise ValueError(f"two representations are named {twice.pop()!r}")

@@ -37,6 +37,7 @@ from producers.metrics import serving
 from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
+from streams.credentials import check_group, faust_credentials, what_is_refused
 from streams.lag import Lag
 from streams.quiet import calm
 
@@ -183,6 +184,7 @@ class Runner:
         self.failure: FlowgaugeError | None = None
         self.handled: dict[Any, int] = {}
         """Offset of the first message not handled yet, by Faust's topic and partition."""
+        self._bus = bus
         self._names = {topic_name(bus, name): name for name in topics}
         self._settings = settings
         self._lag = Lag()
@@ -212,6 +214,7 @@ class Runner:
         Raises:
             FlowgaugeError: what made the worker stop.
         """
+        check_group(self._bus, f"{self._bus.topic_prefix}{self._settings.group}")
         self._worker = _Worker(self.app)
         sys.setswitchinterval(_SWITCH_S)
         # What was made so far stays: a full collection that walked all of it would hold messages up.
@@ -227,7 +230,9 @@ class Runner:
             if self.failure is None and stopped.code:
                 self.failure = BusError("the worker stopped; its log says why")
         except Exception as error:
-            self.failure = self.failure or BusError(f"the worker stopped: {type(error).__name__}: {error}")
+            refused = what_is_refused(error, self._bus)
+            why = f"bus {self._bus.bootstrap}: {refused}" if refused else f"{type(error).__name__}: {error}"
+            self.failure = self.failure or BusError(f"the worker stopped: {why}")
         if self.failure is not None:
             raise self.failure
         return 130 if self._worker.interrupted else 0
@@ -355,6 +360,7 @@ def _make_app(bus: BusSettings, settings: WorkerSettings, datadir: str) -> Any:
     app = faust.App(
         f"{bus.topic_prefix}{settings.group}",
         broker=[f"kafka://{host}" for host in bus.bootstrap.split(",")],
+        broker_credentials=faust_credentials(bus),
         datadir=datadir,
         web_enabled=False,
         # Topics are made by `flowgauge topics --create`; Faust would guess their settings.

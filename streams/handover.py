@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties, forbidden, only_of_group, said
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.topics import FLOWS_STATE
@@ -155,6 +156,8 @@ class StateReader:
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     return
+                if only_of_group(error):
+                    continue
                 raise KafkaException(error)
             at = int(message.offset() or 0) + 1
             key = (message.key() or b"").decode(errors="replace")
@@ -170,8 +173,8 @@ def _patiently(step: Callable[[], Answer], failure: str) -> Answer:
         try:
             return step()
         except KafkaException as error:
-            if time.monotonic() > deadline:
-                raise BusError(f"{failure}: {error.args[0]}") from error
+            if forbidden(error) or time.monotonic() > deadline:
+                raise BusError(f"{failure}: {said(error)}") from error
         time.sleep(_RETRY_S)
 
 
@@ -189,14 +192,10 @@ def _newest(parts: Iterable[tuple[int, dict[str, Any]]]) -> State | None:
 
 
 def _consumer(bus: BusSettings, group: str) -> Consumer:
-    return Consumer(
-        {
-            "bootstrap.servers": bus.bootstrap,
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 10,
-            "log_level": 0,
-            **bus.client,
-        }
-    )
+    properties = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 10,
+    }
+    return Consumer(client_properties(bus, properties))

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.features import FeatureBatch
 from schemas.packets import PacketBatch
+from streams.config import StreamsSettings
+from streams.paths import PathJoin
 from streams.plan import Plan
 from streams.probe_flows import ProbeFlows, Rows
 
@@ -33,6 +36,8 @@ class ProbeState:
     heard_ns: int
     """When a batch last came, by the caller's monotonic clock."""
     replayed: bool = False
+    ended: bool = False
+    """Whether the newest batch was the last of its epoch."""
     packets: int = 0
     """Folded in so far."""
 
@@ -46,6 +51,7 @@ class Partition:
         self.partition = partition
         self.probes: dict[str, ProbeState] = {}
         self.counters: Counter[str] = Counter()
+        self.paths = _path_join(plan.settings)
 
     @property
     def active(self) -> int:
@@ -70,6 +76,8 @@ class Partition:
     def counts(self) -> Counter[str]:
         """Return all counters by name, those of the flow tables included."""
         total = self.counters.copy()
+        if self.paths is not None:
+            total.update(self.paths.counters)
         for name, probe in self.probes.items():
             total.update(probe.flows.counts())
             total.update(self._usage(name, probe.flows.usage))
@@ -92,6 +100,8 @@ class Partition:
     def forget_counts(self) -> None:
         """Set all counters to 0: a restored partition counts what its new worker does."""
         self.counters.clear()
+        if self.paths is not None:
+            self.paths.counters.clear()
         for probe in self.probes.values():
             probe.flows.counters[:] = 0
             probe.flows.clock_steps = 0
@@ -120,6 +130,12 @@ class Partition:
             for rows in probe.flows.end_all():
                 yield self._feature_batch(batch.probe, probe, rows, batch, received_time_ns)
 
+    def joined(self, batch: FeatureBatch) -> list[dict[str, Any]]:
+        """Return the ``FlowPath`` records that a feature batch of this partition completes."""
+        if self.paths is None or batch.representation != self.plan.settings.path_representation:
+            return []
+        return self.paths.add(batch)
+
     def tick(self, now_time_ns: int, monotonic_ns: int) -> Iterator[FeatureBatch]:
         """Let event time go on by the wall clock for probes that have fallen silent, and close what is due."""
         silence_ns = round(self.plan.settings.silence_s * 1e9)
@@ -145,7 +161,7 @@ class Partition:
             probe = ProbeState(ProbeFlows(self.plan, batch.probe), {}, monotonic_ns)
             self.probes[batch.probe] = probe
         probe.heard_ns = monotonic_ns
-        probe.replayed = batch.replayed
+        probe.replayed, probe.ended = batch.replayed, batch.end_of_stream
         return probe
 
     def _is_new(self, probe: ProbeState, batch: PacketBatch) -> bool:
@@ -182,3 +198,11 @@ class Partition:
             flows_received_time_ns=received_time_ns,
             replayed=probe.replayed,
         )
+
+
+def _path_join(settings: StreamsSettings) -> PathJoin | None:
+    if settings.path_join == "off":
+        return None
+    window_ns, hold_ns = (round(s * 1e9) for s in (settings.path_window_s, settings.path_hold_s))
+    depth = next((min(r.row_depths) for r in settings.representations if r.kind == "early"), 1)
+    return PathJoin(settings.path_join, window_ns, hold_ns, settings.path_max_flows, depth)

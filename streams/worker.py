@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
+from producers.security.access import why_missing
 from schemas.errors import BusError
-from schemas.topics import DEAD_LETTERS, FLOWS_STATE, PACKETS, TELEMETRY_COST
+from schemas.topics import DEAD_LETTERS, FEATURES_PATH, FLOWS_STATE, PACKETS, TELEMETRY_COST
 from streams.agent import FlowsAgent
 from streams.codegen import resolve
 from streams.config import StreamsSettings
@@ -18,9 +19,11 @@ from streams.faust_app import Runner
 def required_topics(settings: StreamsSettings) -> tuple[tuple[str, bool], ...]:
     """Return (plain name, whether it is split like packets) of every topic that the worker touches."""
     features = tuple((f"features.{r.name}", True) for r in settings.computed)
+    paths = ((FEATURES_PATH, True),) if settings.path_join != "off" else ()
     return (
         *((name, True) for name in (PACKETS, FLOWS_STATE)),
         *features,
+        *paths,
         (DEAD_LETTERS, False),
         (TELEMETRY_COST, False),
     )
@@ -58,5 +61,4 @@ def _check_topics(sink: BusProducer, settings: StreamsSettings, bus: BusSettings
                 f"bus {bus.bootstrap}: topic {name} has {found} partitions, bus.partitions says {bus.partitions}"
             )
     if missing:
-        names = ", ".join(missing)
-        raise BusError(f"bus {bus.bootstrap}: missing topics: {names}; flowgauge topics --create makes them")
+        raise BusError(f"bus {bus.bootstrap}: {why_missing(bus, missing)}")

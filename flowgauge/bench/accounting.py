@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties
 from schemas.errors import BusError
 from schemas.features import decode_feature_batch
 from schemas.packets import decode_packet_batch
@@ -25,8 +26,7 @@ class BusReader:
 
     def __init__(self, bus: BusSettings, group: str = "flowgauge-bench") -> None:
         self._bus = bus
-        properties = {"bootstrap.servers": bus.bootstrap, "enable.auto.commit": False, "log_level": 0}
-        self._consumer = Consumer({**properties, "group.id": group, **bus.client})
+        self._consumer = Consumer(client_properties(bus, {"enable.auto.commit": False, "group.id": group}))
 
     def close(self) -> None:
         """Let go of the connection."""

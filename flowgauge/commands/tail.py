@@ -33,6 +33,12 @@ def command(
         bool,
         typer.Option("--rows", help="Each packet of a batch of packets or payloads instead of one line."),
     ] = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Of a feature topic: flows that several probes saw, joined, with the gap."
+        ),
+    ] = False,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -45,17 +51,20 @@ def command(
     """
     from flowgauge.framing import start_framing
     from flowgauge.interrupt import stopping
+    from flowgauge.joining import Joiner
     from flowgauge.messages import line_of, records_of
     from flowgauge.settings import load
     from flowgauge.tailing import messages
     from producers.config import BusSettings, topic_name
     from schemas.errors import CodecError
     from schemas.topics import BY_NAME
+    from streams.config import StreamsSettings
 
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
     start_framing(effective)
     found = effective.get("bus", BusSettings)
     name = topic_name(found, topic) if topic in BY_NAME or topic.startswith("features.") else topic
+    joiner = Joiner(topic, effective.get("streams", StreamsSettings)) if join else None
     beginning = start is Start.BEGINNING or (start is None and not follow)
     with stopping() as stop:
         for count, message in enumerate(messages(found, name, beginning, follow, stop), 1):
@@ -67,7 +76,10 @@ def command(
             }
             head = f"{name}[{message.partition()}]@{message.offset()}"
             try:
-                schema, records = records_of(message.value() or b"", rows)
+                value = message.value() or b""
+                schema, records = (
+                    records_of(value, rows) if joiner is None else joiner.records(message.partition(), value)
+                )
             except CodecError as error:
                 print(f"flowgauge: {head}: cannot be decoded: {error}", file=sys.stderr, flush=True)
                 records, schema = [], ""

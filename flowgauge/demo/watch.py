@@ -7,10 +7,11 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from flowgauge.bus import TIMEOUT_S, client_properties, reason
+from flowgauge.bus import TIMEOUT_S
 from flowgauge.demo.flow_control import Place
 from flowgauge.demo.tally import Tally
 from producers.config import BusSettings
+from producers.security.clients import client_properties, said
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import BusError
@@ -34,14 +35,16 @@ class Watcher:
         self.missing = 0
         """Messages that were dropped before they were read."""
         self._consumer = Consumer(
-            {
-                **client_properties(bus),
-                "group.id": "flowgauge-demo",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 20,
-                "fetch.error.backoff.ms": 50,
-            }
+            client_properties(
+                bus,
+                {
+                    "group.id": "flowgauge-demo",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "fetch.wait.max.ms": 20,
+                    "fetch.error.backoff.ms": 50,
+                },
+            )
         )
         self._consumer.assign(places)
 
@@ -102,11 +105,11 @@ class Commits:
         if not wanted:
             return {}
         if group not in self._clients:
-            self._clients[group] = Consumer({**client_properties(self._bus), "group.id": group})
+            self._clients[group] = Consumer(client_properties(self._bus, {"group.id": group}))
         try:
             found = self._clients[group].committed(wanted, timeout=TIMEOUT_S)
         except KafkaException as error:
-            raise BusError(f"{self._bus.bootstrap}: {reason(error)}") from error
+            raise BusError(f"{self._bus.bootstrap}: {said(error)}") from error
         return {(place.topic, place.partition): max(0, place.offset) for place in found}
 
     def close(self) -> None:

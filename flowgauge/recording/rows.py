@@ -27,7 +27,12 @@ from schemas.features import (
 )
 
 DAY_NS = 24 * 3600 * 10**9
-TIMES = {"Prediction": "event_time_ns", "Label": "start_ns", "CostTelemetry": "time_ns"}
+TIMES = {
+    "Prediction": "event_time_ns",
+    "Label": "start_ns",
+    "CostTelemetry": "time_ns",
+    "FlowPath": "start_ns",
+}
 """The time that gives a record its date, for schemas that have no ``time_ns`` or other times beside it."""
 
 Refuse = Callable[["Message", str], None]

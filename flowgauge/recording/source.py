@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from flowgauge.bus import TIMEOUT_S, client_properties, reason
+from flowgauge.bus import TIMEOUT_S
 from flowgauge.recording.rows import Message, Shape, shape_of
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties, only_of_group, said
 from schemas.errors import BusError, SettingsError
 from schemas.topics import Topic
 
@@ -68,16 +69,18 @@ class Reader:
         self._bus = bus
         self._where: dict[tuple[str, int], int] = {}
         self._consumer = Consumer(
-            {
-                # A group is named because librdkafka wants one; assign() never joins it.
-                "group.id": "flowgauge-record",
-                **client_properties(bus),
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "enable.partition.eof": False,
-                "queued.max.messages.kbytes": QUEUE_KBYTES,
-                "fetch.wait.max.ms": 50,
-            }
+            client_properties(
+                bus,
+                {
+                    # A group is named because librdkafka wants one; assign() never joins it.
+                    "group.id": "flowgauge-record",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "enable.partition.eof": False,
+                    "queued.max.messages.kbytes": QUEUE_KBYTES,
+                    "fetch.wait.max.ms": 50,
+                },
+            )
         )
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
@@ -91,7 +94,7 @@ class Reader:
                 TopicPartition(topic, partition), timeout=TIMEOUT_S
             )
         except KafkaException as error:
-            raise BusError(f"{self._bus.bootstrap}: cannot read topic {topic}: {reason(error)}") from error
+            raise BusError(f"{self._bus.bootstrap}: cannot read topic {topic}: {said(error)}") from error
         return found
 
     def start(self, where: Mapping[tuple[str, int], int]) -> None:
@@ -127,7 +130,7 @@ class Reader:
                 on_gone(message.topic(), message.partition())
             elif error.code() in _AWAY:
                 on_away(error.str())
-            elif error.fatal() or not error.retriable():
+            elif error.fatal() or not (error.retriable() or only_of_group(error)):
                 raise BusError(f"{self._bus.bootstrap}: cannot read: {error.str()}")
         return out
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from infra.broker.embedded import EmbeddedBroker
 from infra.broker.kafka import KafkaBroker
+from infra.broker.secured import Secured
 from infra.broker.topics import create_topics
 from schemas.errors import BusError, FlowgaugeError, SettingsError
 from schemas.topics import TOPICS
@@ -50,11 +51,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1 (kafka; default: a free one)")
     parser.add_argument("--data-dir", type=Path, help="keep topics here (kafka; default: gone at the end)")
     parser.add_argument("--partitions", type=int, default=4, help="of topics split by flow (default 4)")
+    parser.add_argument(
+        "--secure", type=Path, metavar="DIR",
+        help="TLS, accounts and ACLs (kafka); certificates and settings files are written there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--account", action="append", default=[], metavar="NAME",
+        help="an account for SCRAM, with a password of its own, in the folder of --secure",
+    )  # fmt: skip
     parser.add_argument("--file", type=Path, help="write the address there once the broker is ready")
     return parser
 
 
 def _run_embedded(options: argparse.Namespace) -> None:
+    if options.secure or options.account:
+        raise SettingsError("the embedded broker asks nobody who they are: no --secure, no --account")
     if options.port or options.data_dir:
         raise SettingsError("the embedded broker picks its port and has no disk: no --port, no --data-dir")
     with EmbeddedBroker({topic.name: topic.partitions(options.partitions) for topic in TOPICS}) as broker:
@@ -65,9 +76,15 @@ def _run_embedded(options: argparse.Namespace) -> None:
 
 
 def _run_kafka(options: argparse.Namespace) -> None:
-    with KafkaBroker(port=options.port, data_dir=options.data_dir) as broker:
+    if options.account and not options.secure:
+        raise SettingsError("--account needs --secure DIR")
+    secured = Secured(options.secure) if options.secure else None
+    with KafkaBroker(port=options.port, data_dir=options.data_dir, secured=secured) as broker:
         wanted = {topic.name: (topic.partitions(options.partitions), topic.config) for topic in TOPICS}
-        create_topics(broker.bootstrap, wanted)
+        create_topics(broker.bootstrap, wanted, client=secured.operator_client() if secured else None)
+        if secured:
+            secured.write_settings(broker.bootstrap, options.account, options.partitions)
+            print(f"settings files of the operator and the accounts: {secured.folder}/*.toml", flush=True)
         _announce(f"Apache Kafka, in {broker.data_dir}", broker.bootstrap, options.file)
         while broker.pid:
             time.sleep(_POLL_S)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.broker.jvm import find_java, install, last_lines
+from infra.broker.secured import Secured
 from schemas.errors import BusError
 
 READY_TIMEOUT_S = 60.0
@@ -40,11 +41,7 @@ _SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={log_dir}
 auto.create.topics.enable=false
 message.max.bytes=2097152
@@ -68,6 +65,12 @@ background.threads=2
 group.coordinator.threads=1
 log.cleaner.dedupe.buffer.size=4194304
 """
+_OPEN_LISTENERS = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+"""
 
 
 class KafkaBroker:
@@ -76,7 +79,7 @@ class KafkaBroker:
     ``data_dir`` keeps topics and offsets from one run to the next; without it they lie in a temporary
     directory that ``stop`` removes. ``port`` 0 takes a free one. The thread that starts the broker must
     outlive it (Linux ends it with that thread). It is in a process group of its own, so Ctrl-C in the
-    terminal leaves it to this process to end it.
+    terminal leaves it to this process to end it. ``secured`` makes it ask who is there and what they may do.
     """
 
     def __init__(
@@ -86,8 +89,10 @@ class KafkaBroker:
         data_dir: Path | None = None,
         cache_dir: Path | None = None,
         heap_mb: int = 384,
+        secured: Secured | None = None,
     ) -> None:
         self.port = port
+        self.secured = secured
         self._controller_port = 0
         self._given_data_dir = data_dir
         self._cache_dir = cache_dir
@@ -171,7 +176,8 @@ class KafkaBroker:
         """Find the programs, take ports, write the settings and format the storage."""
         self._java = find_java()
         self._lib = install(self._cache_dir)
-        self.port, self._controller_port = _take_ports(self.port)
+        ports = _take_ports(self.port, self.secured.port if self.secured else 0)
+        self.port, accounts_port, self._controller_port = ports
         try:
             if self._given_data_dir:
                 self._given_data_dir.mkdir(parents=True, exist_ok=True)
@@ -179,8 +185,12 @@ class KafkaBroker:
             elif self._data_dir is None:
                 self._data_dir = Path(tempfile.mkdtemp(prefix="flowgauge-kafka-"))
             settings = _SERVER_PROPERTIES.format(
-                port=self.port, controller_port=self._controller_port, log_dir=self._data_dir / "topics"
+                controller_port=self._controller_port, log_dir=self._data_dir / "topics"
             )
+            if self.secured:
+                settings += self.secured.properties(self.port, accounts_port, self._controller_port)
+            else:
+                settings += _OPEN_LISTENERS.format(port=self.port, controller_port=self._controller_port)
             (self._data_dir / "server.properties").write_text(settings, encoding="utf-8")
         except OSError as error:
             raise BusError(f"cannot write the Kafka broker's data directory: {error}") from error
@@ -218,6 +228,7 @@ class KafkaBroker:
         admin = AdminClient({
             "bootstrap.servers": self.bootstrap, "log_level": 0,
             "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200,
+            **(self.secured.operator_client() if self.secured else {}),
         })  # fmt: skip
         deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -250,13 +261,15 @@ class KafkaBroker:
         self._process = None
 
 
-def _take_ports(port: int) -> tuple[int, int]:
-    """Return ``port`` (a free one for 0) and a free one for the controller."""
-    with socket.socket() as first, socket.socket() as second:
-        try:
-            for taken, number in ((first, port), (second, 0)):
-                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                taken.bind(("127.0.0.1", number))
-        except OSError as error:
-            raise BusError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from error
-        return first.getsockname()[1], second.getsockname()[1]
+def _take_ports(*wanted: int) -> tuple[int, int, int]:
+    """Return two ports (free ones for 0) and a free one for the controller."""
+    with ExitStack() as open_sockets:
+        taken = [open_sockets.enter_context(socket.socket()) for _ in range(3)]
+        for one, number in zip(taken, (*wanted, 0), strict=True):
+            try:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind(("127.0.0.1", number))
+            except OSError as error:
+                raise BusError(f"port {number} of 127.0.0.1 cannot be used: {error.strerror}") from error
+        first, second, controller = (one.getsockname()[1] for one in taken)
+        return first, second, controller

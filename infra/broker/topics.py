@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -11,11 +12,14 @@ from schemas.errors import BusError
 
 
 def create_topics(
-    bootstrap: str, topics: Mapping[str, tuple[int, Mapping[str, str]]], timeout_s: float = 30.0
+    bootstrap: str,
+    topics: Mapping[str, tuple[int, Mapping[str, str]]],
+    timeout_s: float = 30.0,
+    client: Mapping[str, Any] | None = None,
 ) -> None:
     """Create topics, each name with its partitions and its broker settings, and wait until they exist.
 
-    A topic that exists already stays as it is.
+    A topic that exists already stays as it is. ``client`` are more properties of librdkafka.
 
     Raises:
         BusError: the broker cannot be reached or refuses a topic; the message names it.
@@ -26,7 +30,7 @@ def create_topics(
     ]
     if not wanted:
         return
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, **(client or {})})
     for name, future in admin.create_topics(wanted, request_timeout=timeout_s).items():
         try:
             future.result(timeout=timeout_s + 5)

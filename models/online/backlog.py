@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties, only_of_group
 from schemas.errors import BusError
 from streams.faust_app import Message
 from streams.handover import Position, StateReader
@@ -38,17 +39,14 @@ def read_backlog(
     names = {topic_name(bus, topic): topic for topic, _ in spans}
     left = {(topic_name(bus, topic), number): end for (topic, number), (_, end) in spans.items()}
     properties: dict[str, Any] = {
-        "bootstrap.servers": bus.bootstrap,
         # Never joined: offsets are assigned here and not committed.
         "group.id": f"{bus.topic_prefix}{group}-backlog",
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
         "fetch.wait.max.ms": 10,
-        "log_level": 0,
-        **bus.client,
     }
-    consumer = Consumer(properties)
+    consumer = Consumer(client_properties(bus, properties))
     try:
         consumer.assign(
             [TopicPartition(topic_name(bus, t), number, begin) for (t, number), (begin, _) in spans.items()]
@@ -59,6 +57,8 @@ def read_backlog(
             if message is None:
                 continue
             source = (message.topic() or "", int(message.partition() or 0))
+            if (error := message.error()) is not None and only_of_group(error):
+                continue
             if (error := message.error()) is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise BusError(f"topic {source[0]} [{source[1]}] cannot be read: {error.str()}")

@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from models.packet.card import NAME_PATTERN, ModelCard
 from producers.bus import Sink
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties, only_of_group
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.topics import MODELS
@@ -112,17 +113,14 @@ class AnnouncementReader:
     def __init__(self, bus: BusSettings) -> None:
         self._topic = topic_name(bus, MODELS)
         properties: dict[str, Any] = {
-            "bootstrap.servers": bus.bootstrap,
             # Never joined: offsets are assigned here and not committed.
             "group.id": f"{bus.topic_prefix}flowgauge-models-reader",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            "log_level": 0,
-            **bus.client,
         }
         try:
-            self._consumer = Consumer(properties)
+            self._consumer = Consumer(client_properties(bus, properties))
             self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
         except KafkaException as error:
             raise BusError(f"topic {self._topic} cannot be read: {error.args[0].str()}") from None
@@ -140,7 +138,11 @@ class AnnouncementReader:
             return parse(message.key(), message.value())
         if error.code() == KafkaError._PARTITION_EOF:
             self.at_end = True
-        elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+        elif (
+            not error.retriable()
+            and not only_of_group(error)
+            and error.code() != KafkaError._ALL_BROKERS_DOWN
+        ):
             raise BusError(f"topic {self._topic} cannot be read: {error.str()}")
         return None
 

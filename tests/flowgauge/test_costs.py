@@ -234,3 +234,26 @@ def test_once_on_an_empty_topic(embedded: EmbeddedBroker, capsys: pytest.Capture
     embedded.create_topic("telemetry.cost", 1)
     assert not invoke(["costs", "--once", "--bus", embedded.bootstrap])
     assert NOTHING_YET in capsys.readouterr().out
+
+
+def gauges(**values: float) -> dict[str, Any]:
+    return {"gauges": values}
+
+
+def test_what_each_probe_is_told_to_be() -> None:
+    costs = fold([
+        record("probe", 5, 10, detail="north", **gauges(clock_offset_s=0.0012, clock_error_s=0.0006)),
+        record("flows", 5, 10, **gauges(probe_heard_s_north=30, probe_silent_s_north=30, probe_heard_s_south=40,
+                                        probe_silent_s_south=40, probe_restarts_south=2)),
+        # Another worker hears the one: a probe is silent only where nobody hears it.
+        record("flows", 5, 10, instance="b:2", **gauges(probe_heard_s_north=0.5)),
+    ])  # fmt: skip
+    north, south = costs.probes()
+    assert (north.name, north.clock, north.silent, north.heard_s) == ("north", "+1.20 ± 0.60 ms", False, 0.5)
+    assert (south.name, south.clock, south.silent, south.restarts) == ("south", "-", True, 2)
+    assert "probe south is silent for 40 s" in costs.verdict()
+    assert as_object(costs)["probes"][0]["clock_offset_s"] == 0.0012
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view(costs))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "+1.20 ± 0.60 ms" in text and "clock off by" in text

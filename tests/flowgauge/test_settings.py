@@ -8,6 +8,7 @@ import pytest
 
 from flowgauge.settings import Effective, load, section_classes
 from flowgauge.settings_print import as_object, as_toml
+from producers.config import BusSettings
 from schemas.errors import InputError, SettingsError
 from tests.flowgauge.sections import CLASSES, Alpha, Beta, Part
 
@@ -173,3 +174,28 @@ def test_json_holds_values_and_origins(file: Path) -> None:
     assert found["settings"]["alpha"]["partitions"] == 2
     assert found["settings"]["beta"]["parts"] == [{"name": "one", "size": 1}]
     assert found["origins"] == {"alpha.partitions": f"file {file}"}
+
+
+def test_secrets_are_hidden_wherever_they_stand(file: Path) -> None:
+    file.write_text(
+        '[bus]\nregistry_url = "https://u:geheim@h:1/p"\n[bus.client]\n"ssl.key.password" = "geheim"\nlinger = "1"\n',
+        encoding="utf-8",
+    )
+    effective = load(file, environment={"FLOWGAUGE_BUS__REGISTRY_PASSWORD": "geheim"})
+    assert effective.get("bus", BusSettings).reveal("registry_password") == "geheim"
+    told = as_toml(effective) + str(as_object(effective))
+    assert "geheim" not in told
+    assert "# registry_password is set, and hidden  # environment FLOWGAUGE_BUS__REGISTRY_PASSWORD" in told
+    assert 'registry_url = "https://***@h:1/p"' in told
+    assert 'client = { "ssl.key.password" = "***", linger = "1" }' in told
+    assert as_object(effective)["settings"]["bus"]["registry_password"] == "***"
+
+
+def test_a_secret_is_not_taken_from_the_command_line_nor_told_when_it_is_wrong() -> None:
+    with pytest.raises(
+        SettingsError, match=r"bus.sasl_password_file names a file, FLOWGAUGE_BUS__SASL_PASSWORD is"
+    ):
+        load(assignments=["bus.sasl_password=geheim"], environment={})
+    with pytest.raises(SettingsError, match=r"bus.sasl_password = \(hidden\): ") as caught:
+        load(flags={"bus.sasl_password": ["geheim"]}, environment={})
+    assert "geheim" not in str(caught.value)

@@ -13,10 +13,14 @@ from flowgauge.cli import invoke
 from flowgauge.messages import clock, duration, line_of, records_of, short
 from infra.broker.embedded import EmbeddedBroker
 from schemas.codec import encode
-from schemas.errors import BusError
+from schemas.errors import BusError, SettingsError
 from schemas.packets import COLUMNS, PacketBatch, empty_columns
 from schemas.topics import TOPICS
+from streams.config import DEFAULT_REPRESENTATIONS, StreamsSettings
+from streams.partition import Partition
+from streams.plan import Plan
 from tests.flowgauge.batches import feature_batch
+from tests.streams.made import FLOWS, SECOND, START_NS, Made, batch
 
 LABEL = {
     "flow_id": "abc0000000000001",
@@ -222,3 +226,30 @@ def test_units() -> None:
     ]
     assert [short(n) for n in (0, 9999, 12_345, 4_560_000, 7e9)] == ["0", "9999", "12.3 k", "4.56 M", "7 G"]
     assert clock(10**21) == f"{10**21} ns"
+
+
+def test_flows_of_two_probes_are_joined(embedded: EmbeddedBroker, capsys: pytest.CaptureFixture[str]) -> None:
+    embedded.create_topic("features.flow", 1)
+    plan = Plan(StreamsSettings(representations=DEFAULT_REPRESENTATIONS[2:]))
+    values = []
+    for probe, late_ns in (("north", 0), ("south", 1_250_000)):
+        partition = Partition(plan, 0)
+        packets = [Made(START_NS + late_ns + i * SECOND // 100, FLOWS[0], i % 2) for i in range(4)]
+        made = batch(packets, probe=probe, end_of_stream=True)
+        values += [rows.encode() for rows in partition.apply(made, 0, 0)]
+    produce(embedded, "features.flow", values[0], b"poison", *values[1:])
+    assert tail(embedded, "features.flow", "--join") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("flowgauge: features.flow[0]@1: cannot be decoded: ")
+    (line,) = out.splitlines()
+    assert line.startswith(
+        "features.flow[0]@2 2023-11-14 22:13:20.123 10.0.0.1:40000 → 10.0.0.2:443 tcp at north ("
+    )
+    assert ", 1.25 ms later at south (" in line
+    assert line.endswith("): 2+2 packets 200+200 octets, then 2+2 packets 200+200 octets")
+    assert tail(embedded, "features.flow", "--join", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["gap_ns"] == 1_250_000
+    with pytest.raises(
+        SettingsError, match=r"packets has no rows of whole flows; features\.early, features\.flow has"
+    ):
+        tail(embedded, "packets", "--join")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from producers.bus import Item
+from producers.clock_offset import ClockOffset
 from schemas.packets import PacketBatch, decode_packet_batch
 
 
@@ -48,6 +49,7 @@ class FakeSink:
         self.sent_bytes = self.acked = self.failed = self.acked_items = self.failed_items = 0
         self.on_produce: Callable[[Message], None] = lambda message: None
         self.fails: Callable[[Message], bool] = lambda message: False
+        self.clock = ClockOffset()
         self._clock = clock or ManualClock()
         self._waiting: list[tuple[Message, int]] = []
 
@@ -71,6 +73,9 @@ class FakeSink:
     def produce_items(self, topic: str, items: Sequence[Item]) -> None:
         for value, partition, key in items:
             self.produce(topic, value, partition, key, items=1)
+
+    def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
+        self.produce(topic, value, partition, key)
 
     def check(self) -> None:
         pass

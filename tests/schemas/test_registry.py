@@ -225,6 +225,11 @@ def test_an_answer_without_a_usable_id_is_an_error(server: RegistryServer, answe
         Registry(server.url).start({"labels-value": "Label"})
 
 
+def test_an_account_given_beside_the_url_comes_first(server: RegistryServer) -> None:
+    Registry(server.url.replace("//", "//bob:other@"), account=("ann", "p:w")).check()
+    assert server.authorizations == [f"Basic {base64.b64encode(b'ann:p:w').decode()}"]
+
+
 def test_user_and_password_are_sent_and_never_told(server: RegistryServer) -> None:
     registry = Registry(server.url.replace("//", "//ann:s%3Ax@"))
     registry.start({"labels-value": "Label"})

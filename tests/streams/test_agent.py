@@ -14,6 +14,7 @@ from producers.config import BusSettings
 from schemas.codec import decode, encode
 from schemas.errors import BusError
 from schemas.features import decode_feature_batch
+from schemas.flow_key import partition_of
 from schemas.packets import PacketBatch
 from streams import checkpoint
 from streams.agent import FlowsAgent
@@ -344,3 +345,25 @@ def test_a_state_of_other_features_is_not_taken_over(bench: Bench, log: pytest.L
     restored = other._restore(1, Position(7, 9), State(7, 0, "other", body))
     assert (restored.active, other.totals["states_unusable"]) == (0, 1)
     assert "made with other features or windows" in log.records[0].getMessage()
+
+
+def test_flows_of_two_probes_meet_on_their_own_topic_and_probes_are_told() -> None:
+    sink = FakeSink()
+    agent = FlowsAgent(brisk().model_copy(update={"path_join": "early"}), BUS, sink)
+    for offset, (probe, late_ns) in enumerate([("north", 0), ("south", 4_000_000)]):
+        packets = columns_of([Made(START_NS + late_ns, FLOWS[0])])
+        made = PacketBatch(probe, START_NS + offset, 1, 4, 0, 77, packets)
+        agent.on_message(Message("packets", 1, offset, b"key", made.encode()))
+    assert not sink.messages  # nothing leaves before the last message at hand
+    agent.on_drained()
+    (sent,) = (message for message in sink.messages if message.topic == "x.features.path")
+    path = decode("FlowPath", sent.value)
+    assert (path["probe"], path["other_probe"], path["gap_ns"]) == ("north", "south", 4_000_000)
+    # It lies where the flow's other records lie.
+    (early, *_) = (message for message in sink.messages if message.topic == "x.features.early")
+    flow_id = int(decode_feature_batch(early.value).columns["flow_id"][0])
+    assert sent.partition == int(partition_of(np.uint64(flow_id), 4)) and sent.key == path["flow_id"]
+    agent.on_tick({})
+    (told,) = (decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "x.telemetry.cost")
+    assert told["counters"]["paths"] == 1
+    assert told["gauges"]["probes"] == 2 and "probe_heard_s_north" in told["gauges"]

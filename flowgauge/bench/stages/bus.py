@@ -24,6 +24,7 @@ from flowgauge.outcome import tell
 from infra.broker.kafka import KafkaBroker
 from infra.broker.topics import create_topics
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties
 from schemas.errors import BusError
 from schemas.topics import PACKETS, TELEMETRY_COST
 from streams.config import StreamsSettings
@@ -113,7 +114,7 @@ def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) 
 
 def _remove(settings: BusSettings, names: list[str]) -> None:
     """Remove topics. Those that stay are told, no more: an error of the measurement itself must not be hidden."""
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap, "log_level": 0, **settings.client})
+    admin = AdminClient(client_properties(settings))
     stay = []
     for name, future in admin.delete_topics(names, request_timeout=_REMOVE_TIMEOUT_S).items():
         try:

@@ -29,6 +29,7 @@ from flowgauge.costs import PipelineCosts, fold
 from models.online.config import OnlineSettings
 from producers.config import BusSettings, topic_name
 from producers.pacing import Timeline
+from producers.security.clients import client_properties
 from producers.sources.capture import open_capture
 from schemas.codec import decode
 from schemas.errors import BusError
@@ -170,13 +171,7 @@ class Reader:
     def __init__(self, bus: BusSettings, plain_topic: str) -> None:
         self.arrivals: list[tuple[int, bytes]] = []
         self._consumer = Consumer(
-            {
-                "bootstrap.servers": bus.bootstrap,
-                "group.id": "flowgauge-bench-reader",
-                "enable.auto.commit": False,
-                "log_level": 0,
-                **bus.client,
-            }
+            client_properties(bus, {"group.id": "flowgauge-bench-reader", "enable.auto.commit": False})
         )
         topic = topic_name(bus, plain_topic)
         self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(bus.partitions)])

@@ -28,6 +28,7 @@ from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.synthetic import START_NS, busy_batch
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, topic_name
+from producers.security.clients import client_properties
 from schemas.codec import decode
 from schemas.errors import BusError
 from schemas.features import decode_feature_batch
@@ -290,8 +291,9 @@ class _RowReader:
     """Reads feature messages from now on."""
 
     def __init__(self, bus: BusSettings, streams: StreamsSettings) -> None:
-        properties = {"bootstrap.servers": bus.bootstrap, "group.id": "flowgauge-bench-rows", "log_level": 0}
-        self._consumer = Consumer({**properties, "enable.auto.commit": False, **bus.client})
+        self._consumer = Consumer(
+            client_properties(bus, {"group.id": "flowgauge-bench-rows", "enable.auto.commit": False})
+        )
         topics = [topic_name(bus, f"features.{r.name}") for r in streams.computed]
         self._consumer.assign(
             [TopicPartition(topic, p, OFFSET_END) for topic in topics for p in range(bus.partitions)]
