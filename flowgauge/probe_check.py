@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from flowgauge.bus import topic_states
 from flowgauge.framing import check_registry
 from flowgauge.outcome import FAILED, OK
+from flowgauge.probe_sources import other_sources
 from flowgauge.probing import probe_options, require_topics, ring_options
 from flowgauge.settings import Effective
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from producers.probe.clock import clock_state
+from producers.probe.config import ProbeSettings
 from producers.probe.privileges import take_rights
 from producers.probe.ring.interface import State, look_at, offloads
 from producers.probe.ring.sockets import PacketSocket
@@ -49,11 +51,15 @@ def check(effective: Effective, as_json: bool) -> int:
 def findings(effective: Effective) -> Iterator[Finding]:
     """Yield what is found, in the order in which a start would trip over it."""
     options, bus = probe_options(effective), effective.get("bus", BusSettings)
-    if not options.settings.interfaces:
+    settings = options.settings
+    if not (settings.interfaces or settings.sources or settings.watch):
         yield Finding("interface", False, "none is named (--interface, probe.interfaces)")
     for name in options.settings.interfaces:
         yield _try(f"interface {name}", lambda name=name: _interface(name))  # type: ignore[misc]
-    yield _try("rights", _rights)
+    if settings.sources or settings.watch:
+        yield _try("other sources", lambda: _others(settings))
+    if settings.interfaces:
+        yield _try("rights", _rights)
     for name in options.settings.interfaces:
         yield _try(f"ring {name}", lambda name=name: _ring(name, options))  # type: ignore[misc]
     yield _try("clock", _clock)
@@ -144,3 +150,10 @@ def _schema(effective: Effective, bus: BusSettings, options: ProbeOptions) -> st
         return f"PacketBatch {fingerprint_of(schema('PacketBatch')).hex()}; no registry is set"
     check_registry(effective)
     return f"PacketBatch; the registry at {bus.registry_url.rpartition('@')[2]} answers"
+
+
+def _others(settings: ProbeSettings) -> str:
+    sources = other_sources(settings)
+    for source in sources:
+        source.close()
+    return ", ".join(source.name for source in sources)

@@ -17,6 +17,7 @@ from flowgauge.interrupt import Stop, stopping
 from flowgauge.messages import short
 from flowgauge.probe_bus import of_process, probe_bus
 from flowgauge.probe_processes import ProcessFailed, run_processes
+from flowgauge.probe_sources import other_sources
 from flowgauge.settings import Effective
 from flowgauge.wanted import flow_rules, probe_settings, wanted_columns
 from flowgauge.workers import log_to_stderr
@@ -33,7 +34,7 @@ from producers.probe.run import Probe, ProbeOptions, mark_end
 from producers.probe.source import LiveSource
 from producers.spool.config import SpoolSettings
 from schemas.errors import FlowgaugeError, SettingsError
-from schemas.topics import PACKETS, PAYLOADS, TELEMETRY_COST
+from schemas.topics import PACKETS, PACKETS_FIELDS, PAYLOADS, TELEMETRY_COST
 from streams.config import StreamsSettings
 
 log = logging.getLogger(LOGGER)
@@ -87,15 +88,17 @@ def open_sources(options: ProbeOptions) -> list[LiveSource]:
         CaptureError: an interface cannot be captured from.
     """
     settings = options.settings
-    if not settings.interfaces:
+    if not (settings.interfaces or settings.sources or settings.watch):
         raise SettingsError(
-            "probe: nothing to capture from; name an interface (--interface, probe.interfaces)"
+            "probe: nothing to capture from; name an interface (--interface, probe.interfaces), "
+            "--source or --watch"
         )
     take_rights()
     sources: list[LiveSource] = []
     try:
         for number, interface in enumerate(dict.fromkeys(settings.interfaces)):
             sources.append(RingSource(interface, ring_options(options, number)))
+        sources += other_sources(settings)
     except BaseException:
         for source in sources:
             source.close()
@@ -198,6 +201,8 @@ def require_topics(sink: BusProducer, bus: BusSettings, options: ProbeOptions) -
     sink.require(topic_name(bus, PACKETS), bus.partitions)
     if options.settings.telemetry_interval_s:
         sink.require(topic_name(bus, TELEMETRY_COST))
+    if options.settings.tshark_fields:
+        sink.require(topic_name(bus, PACKETS_FIELDS), bus.partitions)
     if options.payloads.mode != "off":
         sink.require(topic_name(bus, PAYLOADS), bus.partitions)
 

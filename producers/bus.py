@@ -63,9 +63,6 @@ class Sink(Protocol):
     def produce_items(self, topic: str, items: Sequence[Item]) -> None:
         """Hand over messages that stand for one record each."""
 
-    def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
-        """Hand over a message that compares the clocks."""
-
     def check(self) -> None:
         """Raise BusError if a message failed."""
 

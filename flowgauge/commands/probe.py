@@ -43,6 +43,20 @@ def command(
             metavar="DIR", help="Folder for what the bus does not take while it is away (spool.path)."
         ),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="URL",
+            help="tcp://host:port, tcp-listen://host:port: pcap over IP; tshark://IF; repeatable (probe.sources).",
+        ),
+    ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder that captures are written into, as by tcpdump -G (probe.watch)."
+        ),
+    ] = None,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -61,6 +75,8 @@ def command(
     flags = {
         "bus.bootstrap": bus,
         "probe.interfaces": tuple(interface) if interface else None,
+        "probe.sources": tuple(source) if source else None,
+        "probe.watch": watch,
         "probe.name": name,
         "probe.filter": capture_filter,
         "probe.processes": processes,

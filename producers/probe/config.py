@@ -29,6 +29,40 @@ class ProbeSettings(SendingSettings):
         description="Name of the probe on the bus; empty: the host's name.",
     )
     interfaces: tuple[str, ...] = Field(default=(), description="Interfaces to capture from.")
+    sources: tuple[str, ...] = Field(
+        default=(),
+        description="More to capture from: tcp://host:port calls a sensor that sends a pcap stream (pcap-over-IP), "
+        "tcp-listen://host:port waits for those that call; tshark://IF captures from an interface, tshark:///file "
+        "reads a capture, and tshark_fields go to packets.fields.",
+    )
+    tshark_fields: tuple[str, ...] = Field(
+        default=(),
+        description="Display-filter fields of each packet, such as tls.handshake.ja3, that tshark tells; it is slow.",
+    )
+    watch: str = Field(
+        default="",
+        description="Folder that captures are written into (tcpdump -G); each file is read in order.",
+    )
+    watch_pattern: str = Field(
+        default="*.pcap*", min_length=1, description="Names of those files, * for anything."
+    )
+    watch_follow: bool = Field(
+        default=False, description="Read the newest file while it grows; else once it is complete."
+    )
+    watch_quiet_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="The newest file is complete when it has not changed for so long, in s; others are at once.",
+    )
+    watch_after: Literal["keep", "delete", "move"] = Field(
+        default="keep", description="What becomes of a file once the bus has its packets."
+    )
+    watch_move_to: str = Field(default="", description="Folder to move files to, on the same file system.")
+    watch_state: str = Field(
+        default="",
+        description="File that remembers what was read; empty: .flowgauge-NAME.json in the folder watched.",
+    )
     filter: str = Field(
         default="", description="Capture filter as tcpdump takes it, run in the kernel; needs libpcap."
     )
@@ -117,6 +151,12 @@ class ProbeSettings(SendingSettings):
         lists = {"mac": self.direction_macs, "prefix": self.direction_prefixes}
         if not lists.get(self.direction, ("",)):
             raise ValueError(f"direction = {self.direction!r} needs a list, which is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _move_has_a_place(self) -> Self:
+        if (self.watch_after == "move") != bool(self.watch_move_to):
+            raise ValueError("watch_after = move and watch_move_to go together")
         return self
 
     @field_validator("block_kbytes")

@@ -24,8 +24,9 @@ from producers.payloads.stream import PayloadStream
 from producers.privacy.privacy import Privacy
 from producers.probe.config import RELOADED, ProbeSettings
 from producers.probe.log import LOGGER, set_up
-from producers.probe.source import NAP_S, LiveSource, Reading
+from producers.probe.source import NAP_S, LiveSource, Reading, Remembers
 from producers.probe.summary import LiveSummary
+from producers.probe.tshark import Dissects
 from producers.publisher import Publisher
 from producers.sequence import Sequencer
 from producers.spool.sink import SpoolSink
@@ -268,9 +269,14 @@ class Probe:
             if block is not None:
                 lane.stream.at(block.point)
                 lane.stream.take(
-                    block.columns, (0, block.columns.packets), self._clock.monotonic_ns(), block.told
+                    block.columns,
+                    (block.first, block.columns.packets),
+                    self._clock.monotonic_ns(),
+                    block.told,
                 )
                 took = True
+            if isinstance(lane.source, Dissects):
+                self.publisher.send_fields(self._options.name, lane.source.dissected())
         return took
 
     def _wait(self, now_ns: int) -> None:
@@ -297,6 +303,7 @@ class Probe:
             first.stream.end()
         self._telemetry()
         self._sink.flush(self._settings.drain_timeout_s)
+        self._settle()
 
     def _emit(self, batch: PacketBatch, since_ns: int) -> None:
         if batch.packets:
@@ -308,11 +315,20 @@ class Probe:
         self._on_house()
         for lane in self._lanes:
             lane.source.tick()
+        self._settle()
         self._watch_clock()
         self._tell(now_ns)
         if self._telemetry_ns and now_ns >= self._next_telemetry_ns + self._telemetry_ns:
             self._next_telemetry_ns = now_ns
             self._telemetry()
+
+    def _settle(self) -> None:
+        """Tell sources that remember, once the bus has everything that was read."""
+        waits = min(lane.stream.waiting_since_ns for lane in self._lanes) <= self._clock.monotonic_ns()
+        if not waits and not self._sink.outstanding and not self._sink.failed:
+            for lane in self._lanes:
+                if isinstance(lane.source, Remembers):
+                    lane.source.settled()
 
     def _apart_ns(self) -> int:
         return self._clock.wall_ns() - self._clock.monotonic_ns()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from producers.columns import PacketColumns
 from producers.names.finder import NameFinder
@@ -27,6 +27,8 @@ class Block(NamedTuple):
     """Good until the source is read again."""
     told: Told
     """The names that they told, by row."""
+    first: int = 0
+    """Row of the first packet that counts; those before were sent in a former life."""
 
 
 class Reading(NamedTuple):
@@ -92,6 +94,14 @@ class LiveSource(Protocol):
 
     def close(self) -> None:
         """Let go of everything."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A source that remembers over a restart what was read."""
+
+    def settled(self) -> None:
+        """Take in that the bus has everything that was read so far."""
 
 
 SourceFactory = Callable[[], LiveSource]

@@ -55,7 +55,7 @@ class Capture:
             if not head:
                 raise InputError(f"{self.name}: is empty, not a capture")
             self._window = open_window(self._file, head, self.size is None, chunk_octets)
-            return _reader_for(self._window)
+            return reader_for(self._window)
         except (ValueError, CorruptStream) as error:
             raise InputError(f"{self.name}: {error}") from None
         except OSError as error:
@@ -170,7 +170,7 @@ def _read_head(file: BinaryIO) -> bytes:
     return head
 
 
-def _reader_for(window: Window) -> Reader:
+def reader_for(window: Window) -> Reader:
     """Return the reader of the format that the first bytes tell; raises ValueError where it is none."""
     need(window, 4)
     head = window.raw[window.start : window.end][:4].tobytes()

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from flowgauge.settings import load
+from producers.config import BusSettings
 from producers.metrics import MeterCollector
 from producers.telemetry import StageMeter
 from tests.commandline import parse
@@ -243,3 +244,15 @@ def test_dashboards_use_the_provisioned_data_source() -> None:
     assert len(ids) == len(DASHBOARDS)
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.rpartition("/")[2] in {path.name for path in DASHBOARDS}
+
+
+def test_the_secure_overlay_is_one_and_its_variables_are_settings(tmp_path: Path) -> None:
+    schema = json.loads((Path(__file__).parent / "compose-spec.json").read_text(encoding="utf-8"))
+    overlay = yaml.safe_load((ROOT / "examples/compose.secure.yml").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator(schema).validate(overlay)
+    assert set(overlay["services"]) <= set(OURS)
+    for service in overlay["services"].values():
+        bus = load(Path("/dev/null"), environment=service["environment"]).get("bus", BusSettings)
+        assert bus.sasl and bus.tls
+        assert {Path(bus.tls_ca).name, Path(bus.sasl_password_file).name} == set(service["secrets"])
+        assert set(service["secrets"]) <= set(overlay["secrets"])
