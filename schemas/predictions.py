@@ -61,11 +61,11 @@ class PredictionRows:
 
 def encode_predictions(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
     """Return the message of each row."""
-    head = head_of("Prediction") + _integers((2,))
+    head = head_of("Prediction") + avro_integers((2,))
     probe, representation = avro_text(source.probe), avro_text(source.representation)
     tail = avro_text(source.model) + avro_text(source.model_version)
     tail += b"\x01" if source.replayed else b"\x00"
-    labels = {label: _union(label) for label in {label for label, _ in rows.answers}}
+    labels = {label: avro_label(label) for label in {label for label, _ in rows.answers}}
     return [
         b"".join((
             head, f"{_ID}{prediction}{_ID}{flow}{_COMMUNITY_ID}{community}".encode(), probe, addresses,
@@ -81,7 +81,7 @@ def encode_predictions(source: PredictionSource, rows: PredictionRows) -> list[b
 def _ends(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
     """Return what stands behind ``replayed`` in the message of each row."""
     count = len(rows.prediction_ids)
-    shared = b"" if source.stage_times_ns is None else _integers(source.stage_times_ns)
+    shared = b"" if source.stage_times_ns is None else avro_integers(source.stage_times_ns)
     if rows.stage_times is None and rows.verdicts is None:
         return [shared + _verdict(_DEFAULT_VERDICT)] * count
     times = [shared] * count if rows.stage_times is None else varints(rows.stage_times)
@@ -95,24 +95,26 @@ def _verdict(verdict: tuple[bool, int, float]) -> bytes:
 
 
 def _short_integer(value: int) -> bytes:
-    return _SHORT[value] if 0 <= value < len(_SHORT) else _integers((value,))
+    return _SHORT[value] if 0 <= value < len(_SHORT) else avro_integers((value,))
 
 
 def avro_text(text: str) -> bytes:
     """Return a text as Avro writes it: its length in bytes, then its UTF-8."""
     raw = text.encode()
     # Lengths up to 63 take one byte: twice their value.
-    return (_SHORT[len(raw)] if len(raw) < len(_SHORT) else _integers((len(raw),))) + raw
+    return (_SHORT[len(raw)] if len(raw) < len(_SHORT) else avro_integers((len(raw),))) + raw
 
 
 _SHORT = tuple(bytes((2 * length,)) for length in range(64))
 
 
-def _union(label: str | None) -> bytes:
+def avro_label(label: str | None) -> bytes:
+    """Return a label, or that there is none, as Avro writes it."""
     return _NO_LABEL if label is None else _LABEL + avro_text(label)
 
 
-def _integers(values: Iterable[int]) -> bytes:
+def avro_integers(values: Iterable[int]) -> bytes:
+    """Return integers as Avro writes them one behind the other."""
     return varints(np.array([tuple(values)], dtype=np.int64))[0]
 
 

@@ -17,7 +17,7 @@ from models.packet.live import Change, LiveModels
 from models.packet.records import Rows, Timing
 from models.packet.runtime import PacketModel
 from models.packet.votes import FlowVotes
-from producers.bus import Sink
+from producers.bus import Item, Sink
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
@@ -201,9 +201,19 @@ class PacketModelAgent:
                 self._set_aside(one.message, f"the model failed: {type(error).__name__}: {error}")
             return
         at = 0
+        items: list[Item] = []
+        votes: list[Item] = []
+        made = []
         for one in group:
-            self._publish(one, probabilities[at : at + one.batch.rows], begun_ns)
+            made.append(self._take_down(one, probabilities[at : at + one.batch.rows], begun_ns, items, votes))
             at += one.batch.rows
+        # A call gives the interpreter away, so there is one for all of them.
+        for topic, found in ((PREDICTIONS_PACKET, items), (PREDICTIONS_FLOW, votes)):
+            if found:
+                self.sink.produce_items(topic_name(self.bus, topic), found)
+                self._meter.output_bytes += sum(len(item.value) for item in found)
+        for one, count in zip(group, made, strict=True):
+            self._meter.record_ns(time.time_ns() - one.batch.sent_time_ns, count)
 
     def _fill(self, group: list[_Pending], rows: int) -> NDArray[np.uint8]:
         if rows > len(self._vectors):
@@ -218,45 +228,52 @@ class PacketModelAgent:
             at += one.batch.rows
         return self._vectors[:rows]
 
-    def _publish(self, one: _Pending, probabilities: NDArray[np.float32], begun_ns: int) -> None:
+    def _take_down(
+        self,
+        one: _Pending,
+        probabilities: NDArray[np.float32],
+        begun_ns: int,
+        items: list[Item],
+        votes: list[Item],
+    ) -> int:
+        """Add the messages that answer a payload batch, packet by packet, and those of its flows.
+
+        Return how many packets are answered: all, or none where that fails.
+        """
         card = self.model.card
         timing = Timing(one.received_ns, begun_ns, time.time_ns())
         rows = Rows(one.batch, (self.settings.name, card.version), self.model.classes, probabilities, timing)
         partitions = partitions_of(one.batch.columns["flow_id"], self.bus.partitions)
-        topic = topic_name(self.bus, PREDICTIONS_PACKET)
-        made = 0
         try:
-            packets = rows.packet_records(self.settings.probabilities)
-            for record, flow in zip(packets, one.batch.columns["flow_index"].tolist(), strict=True):
-                self._produce(topic, encode("PacketPrediction", record), partitions[flow], record["flow_id"])
-                made += 1
-            if self.settings.votes:
-                self._vote(rows, partitions)
-        except BusError:
-            raise
+            messages = rows.packet_messages(self.settings.probabilities)
+            made = [
+                Item(message, partitions[flow], rows.flows[flow]["flow_id"])
+                for message, flow in zip(messages, one.batch.columns["flow_index"].tolist(), strict=True)
+            ]
+            votes += self._votes(rows, partitions) if self.settings.votes else ()
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", one.message.topic, one.message.partition, one.message.offset)
+            self._meter.drop("failed", one.batch.rows)
             self._set_aside(one.message, f"{type(error).__name__}: {error}")
-        self._meter.items_out += made
-        self._meter.drop("failed", one.batch.rows - made)
-        self._meter.record_ns(time.time_ns() - one.batch.sent_time_ns, made)
+            return 0
+        items += made
+        self._meter.items_out += len(made)
+        return len(made)
 
-    def _vote(self, rows: Rows, partitions: list[int]) -> None:
-        """Publish what each flow of a batch is, by its packets up to here.
+    def _votes(self, rows: Rows, partitions: list[int]) -> list[Item]:
+        """Return what each flow of a batch is, by its packets up to here.
 
         Once for each flow and message: messages are the same when they come again, runs of the model are not.
         """
-        topic, now_s = topic_name(self.bus, PREDICTIONS_FLOW), time.monotonic()
+        now_s = time.monotonic()
         flow_ids = rows.batch.columns["flow_id"].tolist()
+        made = []
         for flow, members in _rows_of_flows(rows.batch.columns["flow_index"]):
             label, confidence = self.votes.add(flow_ids[flow], rows.probabilities[members], now_s)
             record = rows.vote_record(flow, int(members[-1]), label, confidence)
-            self._produce(topic, encode("Prediction", record), partitions[flow], record["flow_id"])
-            self.totals["votes"] += 1
-
-    def _produce(self, topic: str, value: bytes, partition: int, key: str) -> None:
-        self.sink.produce(topic, value, partition, key, items=1)
-        self._meter.output_bytes += len(value)
+            made.append(Item(encode("Prediction", record), partitions[flow], record["flow_id"]))
+        self.totals["votes"] += len(made)
+        return made
 
     def _on_label(self, label: Mapping[str, str]) -> None:
         """Score what the packets of a flow say together, when its label comes, once for each flow."""

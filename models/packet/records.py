@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from schemas.columns import Array
 from schemas.community_id import address_text, community_id
+from schemas.packet_predictions import PacketFlows, PacketRows, PacketSource, encode_packet_predictions
 from schemas.payloads import PayloadBatch
 
 REPRESENTATION = "packet"
 """What a flow's vote was predicted on, in ``predictions.flow``."""
 
 _address_text = lru_cache(maxsize=1 << 14)(address_text)
+_PLACES = ("source_port", "destination_port", "protocol", "start_ns")
 _MOST = 2**31 - 1
 """Largest number of a packet that a record's field holds."""
 _pack = struct.Struct("<QIq").pack
@@ -96,47 +98,45 @@ class Rows:
             )
         ]
 
-    def packet_records(self, with_probabilities: bool) -> list[dict[str, Any]]:
-        """Return a ``PacketPrediction`` for each packet. Clocks may differ: no stage time is negative."""
-        columns, timing, flows, classes = self.batch.columns, self.timing, self.flows, self.classes
-        name = self.model[0]
-        flow_ids = columns["flow_id"].tolist()
+    def packet_messages(self, with_probabilities: bool) -> list[bytes]:
+        """Return a ``PacketPrediction`` message for each packet. Clocks may differ: no stage time is negative."""
+        batch, columns, timing, flows = self.batch, self.batch.columns, self.timing, self.flows
+        numbers = np.minimum(columns["packet_number"], _MOST).astype(np.int64)
         best = self.probabilities.argmax(axis=1)
         confidence = np.take_along_axis(self.probabilities, best[:, None], axis=1)[:, 0]
         index = columns["flow_index"]
-        shared = {
-            "schema_version": 1,
-            "bus_to_model_ns": max(0, timing.received_ns - self.batch.sent_time_ns),
-            "queue_ns": max(0, timing.begun_ns - timing.received_ns),
-            "model_ns": max(0, timing.made_ns - timing.begun_ns),
-        }
-        records = [
-            {
-                **flows[flow],
-                **shared,
-                "prediction_id": prediction_id(name, flow_ids[flow], number),
-                "packet_number": number,
-                "reversed": away,
-                "event_time_ns": time_ns,
-                "octets": octets,
-                "label": classes[label],
-                "confidence": sure,
-            }
-            for flow, number, away, time_ns, octets, label, sure in zip(
-                index.tolist(),
-                np.minimum(columns["packet_number"], _MOST).tolist(),
-                (columns["direction"] != columns["first_direction"][index]).tolist(),
-                columns["time_ns"].tolist(),
-                columns["octets"].tolist(),
-                best.tolist(),
-                confidence.tolist(),
-                strict=True,
-            )
-        ]
-        if with_probabilities:
-            for record, row in zip(records, self.probabilities.tolist(), strict=True):
-                record["probabilities"] = dict(zip(classes, row, strict=True))
-        return records
+        flow_ids = columns["flow_id"][index].tolist()
+        source = PacketSource(
+            probe=batch.probe,
+            model=self.model[0],
+            model_version=self.model[1],
+            replayed=batch.replayed,
+            stage_times_ns=(
+                batch.sent_time_ns,
+                max(0, timing.received_ns - batch.sent_time_ns),
+                max(0, timing.begun_ns - timing.received_ns),
+                max(0, timing.made_ns - timing.begun_ns),
+            ),
+            classes=self.classes,
+        )
+        directory = PacketFlows(
+            flow_ids=[flow["flow_id"] for flow in flows],
+            addresses=[(flow["source_address"], flow["destination_address"]) for flow in flows],
+            places=np.array([[flow[name] for name in _PLACES] for flow in flows], np.int64).reshape(-1, 4),
+        )
+        packets = PacketRows(
+            prediction_ids=[
+                prediction_id(self.model[0], flow_id, number)
+                for flow_id, number in zip(flow_ids, numbers.tolist(), strict=True)
+            ],
+            flows=index.tolist(),
+            numbers=numbers,
+            reversed=(columns["direction"] != columns["first_direction"][index]).tolist(),
+            times=np.stack((columns["time_ns"], columns["octets"].astype(np.int64)), axis=1),
+            answers=list(zip(best.tolist(), confidence.tolist(), strict=True)),
+            probabilities=self.probabilities.tolist() if with_probabilities else None,
+        )
+        return encode_packet_predictions(source, directory, packets)
 
     def vote_record(self, flow: int, last_row: int, label: int, confidence: float) -> dict[str, Any]:
         """Return a ``Prediction`` about a flow of the directory, as its packets up to ``last_row`` have it."""
