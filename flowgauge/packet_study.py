@@ -29,6 +29,10 @@ def study(dataset: Path, output: Path, plan: Plan, speeds: bool) -> int:
     """Train what is missing of a study and write its report; return the exit code."""
     plan = checked(plan)
     _quiet_trainer()
+    if plan.together:
+        from models.packet.together import require_jax
+
+        require_jax()
     opened = PacketDataset.open(dataset)
     made = settle(output, plan, opened)
     with stopping() as stop:

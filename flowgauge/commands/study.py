@@ -72,6 +72,13 @@ def packets(
     speeds: Annotated[
         bool, typer.Option("--speeds/--no-speeds", help="Measure packets/s and memory.")
     ] = True,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Train all rates, seeds and splits of a model's size at once; for a GPU, with KERAS_BACKEND=jax.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Two budgets, five models, 2,000 packets, 8 epochs: for a first look."),
@@ -95,6 +102,7 @@ def packets(
         rates=_rates(rates),
         seeds=seeds,
         recipe=Recipe(epochs, patience, batch, mask, dropout, by_flow),
+        together=together,
     )
     return study(dataset, output, quickly(plan) if quick else plan, speeds)
 

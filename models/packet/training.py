@@ -22,7 +22,7 @@ RATES: dict[str, tuple[float, ...]] = {
     "transformer": (3e-3, 1e-3, 3e-4),
 }
 """Learning rates that the study tries, by body; of an SVM, its C. Those of MLP and LSTM are the Cape Town study's."""
-_WARM_UP, _FIRST_RATE = 0.05, 0.1
+_WARM_UP, FIRST_RATE = 0.05, 0.1
 """Over what share of all steps the rate rises, and from what share of itself."""
 _MOST_GRADIENT = 1.0
 _PREDICT_ROWS = 512
@@ -225,11 +225,10 @@ def _fit_network(
 ) -> tuple[Weights, int]:
     import keras
 
-    from models.packet.networks import build
     from models.packet.watch import Watch
 
     keras.utils.set_random_seed(seed)
-    model = build(topology, mask=recipe.mask, dropout=recipe.dropout, seed=seed)
+    model = untrained(topology, recipe, seed)
     model.compile(
         _optimizer(rate, recipe, len(sets[0].classes)),
         "sparse_categorical_crossentropy",
@@ -259,12 +258,31 @@ def _fit_network(
     return trained, len(history.history["loss"])
 
 
+def untrained(topology: Topology, recipe: Recipe, seed: int) -> Any:
+    """Return the ``keras.Model`` that a training begins with; ``keras.utils.set_random_seed`` comes before."""
+    from models.packet.networks import build
+
+    return build(topology, mask=recipe.mask, dropout=recipe.dropout, seed=seed)
+
+
 def _optimizer(rate: float, recipe: Recipe, rows: int) -> Any:
     import keras
 
     steps = recipe.epochs * -(-rows // recipe.batch)
-    rising = round(_WARM_UP * steps)
+    rising = int(rising_steps(steps))
     curve = keras.optimizers.schedules.CosineDecay(
-        _FIRST_RATE * rate, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
+        FIRST_RATE * rate, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
     )
-    return keras.optimizers.Adam(curve, global_clipnorm=_MOST_GRADIENT)
+    return optimizer(curve)
+
+
+def optimizer(rate: Any) -> Any:
+    """Return the optimiser of all networks, by a learning rate or its schedule."""
+    import keras
+
+    return keras.optimizers.Adam(rate, global_clipnorm=_MOST_GRADIENT)
+
+
+def rising_steps(steps: Any) -> Any:
+    """Return over how many of so many steps the rate rises."""
+    return (_WARM_UP * steps + 0.5) // 1

@@ -35,6 +35,8 @@ class Plan:
     """Packets to train on at most, in packets; 0: all."""
     one_rate: bool = False
     """Only the middle one of each model's own learning rates."""
+    together: bool = False
+    """Train all rates, seeds and splits of a model and budget in one program; Keras must run on JAX."""
 
     def keys(self) -> list[Key]:
         """Return the points, those that teach most soonest: every model at a small budget before the large ones."""

@@ -33,14 +33,47 @@ def run(
     classes = len(dataset.class_names)
     topologies = {(key.kind, key.budget): solve(key.kind, key.budget, classes) for key in keys}
     loaded = {split: _limited(parts(dataset, split), plan.most_rows) for split in plan.splits}
-    for number, key in enumerate(keys):
-        if not (points / f"{key.name}.json").exists():
-            try:
-                topology = topologies[key.kind, key.budget]
-                _one(points, key, topology, loaded[key.split], plan, stop, _telling(told, key, number))
-            except Interrupted:
-                return None
+    missing = [key for key in keys if not (points / f"{key.name}.json").exists()]
+    for some in _groups(missing, plan.together):
+        first = some[0]
+        topology, telling = topologies[first.kind, first.budget], _telling(told, first, keys.index(first))
+        try:
+            if plan.together and first.kind != "svm":
+                _together(points, some, topology, loaded, plan, stop, telling)
+            else:
+                _one(points, first, topology, loaded[first.split], plan, stop, telling)
+        except Interrupted:
+            return None
     return sorted((read_point(path) for path in points.glob("*.json")), key=lambda point: point.key)
+
+
+def _groups(keys: list[Key], together: bool) -> list[list[Key]]:
+    """Return what is trained at once: the points of one model and budget, or each alone."""
+    groups: dict[tuple[str, int] | Key, list[Key]] = {}
+    for key in keys:
+        groups.setdefault((key.kind, key.budget) if together and key.kind != "svm" else key, []).append(key)
+    return list(groups.values())
+
+
+def _together(
+    folder: Path,
+    keys: list[Key],
+    topology: Topology,
+    loaded: dict[str, _Sets],
+    plan: Plan,
+    stop: Callable[[], bool],
+    progress: Callable[[int], None],
+) -> None:
+    from models.packet.together import Member, train_together
+
+    members = [Member(key.split, key.rate, key.seed) for key in keys]
+    for key, made in zip(
+        keys, train_together(topology, loaded, members, plan.recipe, stop, progress), strict=True
+    ):
+        if isinstance(made, DivergedError):
+            write_point(folder, Point(key, topology, 0, {}, str(made)), None)
+        else:
+            write_point(folder, point_of(key, topology, made), made.weights)
 
 
 def _telling(told: Told, key: Key, finished: int) -> Callable[[int], None]:
