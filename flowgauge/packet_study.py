@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from flowgauge.interrupt import stopping
 from models.packet.budgets import EMBEDDED
 from models.packet.dataset import PacketDataset
-from models.packet.study.plan import STUDY_FILE, Plan, checked, settle
+from models.packet.study.plan import MOST_SEEDS, STUDY_FILE, Plan, checked, manifest_sha256, settle
 from models.packet.study.points import Key, Point, read_json, read_point, read_weights
 from models.packet.study.report import Costs, champion, write_report
 from models.packet.study.run import POINTS, best_rates, run
@@ -52,20 +53,52 @@ def study(dataset: Path, output: Path, plan: Plan, speeds: bool) -> int:
     return 0
 
 
-def export(point_file: Path, registry: Path, name: str, version: str | None) -> int:
-    """Export a finished point as a model that can be served; return the exit code."""
+def export(
+    point_file: Path, registry: Path, name: str, version: str | None, together_on: Path | None = None
+) -> int:
+    """Export a finished point as a model that can be served; return the exit code.
+
+    Args:
+        point_file: the point.
+        registry: folder of models.
+        name: of the model.
+        version: of the model; None: named after the point.
+        together_on: data set of the study; then the model is the mean of this point and those of the other seeds, and
+            its card says what it scores together.
+    """
     from models.packet.export import export as exported
+    from models.packet.training import parts, scored_together
 
     _quiet_trainer()
-    point = read_point(point_file)
+    point, made = read_point(point_file), read_json(point_file.parent.parent / STUDY_FILE)
     if point.failure:
         raise InputError(f"{point_file}: {point.failure}; there is nothing to export")
-    study_file = point_file.parent.parent / STUDY_FILE
-    card = _card(point, read_json(study_file), point_file.parent.parent)
-    weights = read_weights(point_file)
-    folder = exported(registry, name, version or point.key.name, point.topology, weights, card)
-    print(f"{point.topology}, {point.topology.parameters:,} parameters: {folder}")
+    files = [point_file] if together_on is None else _all_seeds(point_file, point.key)
+    members, kept = [read_weights(file) for file in files], point.key.name
+    if together_on is not None:
+        data = PacketDataset.open(together_on)
+        if manifest_sha256(data) != made["dataset_sha256"]:
+            raise InputError(f"{together_on}: is not the data set of the study {point_file.parent.parent}")
+        scores = scored_together(point.topology, members, parts(data, point.key.split))
+        point, kept = replace(point, scores=scores), f"{kept.rpartition('-')[0]}-x{len(members)}"
+    card = _card(point, made, point_file.parent.parent)
+    folder = exported(registry, name, version or kept, point.topology, members, card)
+    count = f"{len(members)} times " if len(members) > 1 else ""
+    print(f"{count}{point.topology}, {len(members) * point.topology.parameters:,} parameters: {folder}")
+    if len(members) > 1:
+        print(f"test packets of the split {point.key.split}: accuracy {point.test.accuracy:.1%}, "
+              f"by vote of the flow {point.test.vote_accuracy:.1%}")  # fmt: skip
     return 0
+
+
+def _all_seeds(point_file: Path, key: Key) -> list[Path]:
+    """Return the files of a point and of its other seeds, as many as have weights; raises InputError for one alone."""
+    seeds = range(1, MOST_SEEDS + 1)
+    files = [point_file.with_name(f"{replace(key, seed=seed).name}.json") for seed in seeds]
+    found = [file for file in files if file.with_suffix(".npz").exists()]
+    if len(found) < 2:
+        raise InputError(f"{point_file}: an ensemble needs a study with --seeds 2 or more")
+    return found
 
 
 def _card(point: Point, made: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from models.packet.announce import Announcement, AnnouncementReader, announce
 from models.packet.card import CARD_FILE, ModelCard, read_card
 from models.packet.errors import ModelError
 from models.packet.library import Library
+from models.packet.store import StoredLibrary, open_library
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from schemas.topics import MODELS
@@ -41,7 +42,9 @@ def published(kind: Kind, library_folder: str, bus: BusSettings) -> list[dict[st
         BusError: the topic cannot be read.
     """
     live = {name: told for name, told in _live(bus).items() if (told.kind == "cascade") == (kind is CASCADES)}
-    library = Library(library_folder, kind.card_file)
+    library: Library | StoredLibrary = Library(library_folder, kind.card_file)
+    if kind is PACKET_MODELS:
+        library = open_library(library_folder)
     rows = [_row(kind, library, name, version, live.get(name)) for name, version in library.titles()]
     listed = {(row["name"], row["version"]) for row in rows}
     for told in live.values():
@@ -68,9 +71,9 @@ def show_published(kind: Kind, library_folder: str, bus: BusSettings, as_json: b
     return 0
 
 
-def publish(card: ModelCard, folder: Path, bus: BusSettings, sink: BusProducer, as_json: bool) -> int:
+def publish(card: ModelCard, folder: Path | str, bus: BusSettings, sink: BusProducer, as_json: bool) -> int:
     """Tell everyone that a model in the library is live, and say so."""
-    announce(card, folder, bus, sink)
+    announce(card, str(folder), bus, sink)
     if as_json:
         typer.echo(json.dumps({"name": card.name, "version": card.version, "folder": str(folder)}))
     else:
@@ -96,10 +99,15 @@ def _live(bus: BusSettings) -> dict[str, Announcement]:
     return {name: told for name, told in found.items() if told.version}
 
 
-def _row(kind: Kind, library: Library, name: str, version: str, live: Announcement | None) -> dict[str, Any]:
+def _row(
+    kind: Kind, library: Library | StoredLibrary, name: str, version: str, live: Announcement | None
+) -> dict[str, Any]:
     is_live = live is not None and live.version == version
     try:
-        card = kind.read(library.folder(name, version))
+        if isinstance(library, StoredLibrary):
+            card = library.card(name, version)  # without the model
+        else:
+            card = kind.read(library.folder(name, version))
     except ModelError as error:
         return _entry(name, version, "?", 0, 0, is_live, f"; {error}")
     note = "; not the file that was announced" if is_live and live and live.sha256 != card.sha256 else ""

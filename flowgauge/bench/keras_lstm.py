@@ -50,7 +50,7 @@ def main(folder: Path) -> dict[str, float]:
         topology = solve("lstm", budget, CLASSES)
         network = build(topology)
         classes = [f"class {i}" for i in range(CLASSES)]
-        export(folder, name, VERSION, topology, network.get_weights(), {"classes": classes})
+        export(folder, name, VERSION, topology, [network.get_weights()], {"classes": classes})
         if name in TIMED:
             rates[name] = predict_rate(network)
     return rates

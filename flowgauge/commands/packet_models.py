@@ -16,7 +16,9 @@ app = typer.Typer(
 )
 Library = Annotated[
     str | None,
-    typer.Option(metavar="FOLDER", help="Folder of published models (packet_models.library)."),
+    typer.Option(
+        metavar="FOLDER|URL", help="Folder of published models, or its URL (packet_models.library)."
+    ),
 ]
 Title = Annotated[
     str, typer.Argument(metavar="NAME[/VERSION]", help="A published model; without a version the newest.")
@@ -88,18 +90,18 @@ def publish(
     from flowgauge.published_models import publish as tell
     from flowgauge.settings import load
     from models.packet.config import PacketModelSettings
-    from models.packet.library import Library
     from models.packet.runtime import open_model
+    from models.packet.store import open_library
     from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
     start_framing(effective)
     chosen = effective.get("bus", BusSettings)
-    to = Library(effective.get("packet_models", PacketModelSettings).library)
+    to = open_library(effective.get("packet_models", PacketModelSettings).library)
     open_model(folder)
     sink = connected(chosen)
     card = to.add(folder)
-    return tell(card, to.folder(card.name, card.version), chosen, sink, as_json)
+    return tell(card, to.place(card.name, card.version), chosen, sink, as_json)
 
 
 @app.command("list")
@@ -134,10 +136,10 @@ def show(
     from flowgauge.settings import load
     from models.packet.card import read_card
     from models.packet.config import PacketModelSettings
-    from models.packet.library import Library
+    from models.packet.store import open_library
 
     effective = load(config, {"packet_models.library": library}, settings or ())
-    where = Library(effective.get("packet_models", PacketModelSettings).library).find(title)
+    where = open_library(effective.get("packet_models", PacketModelSettings).library).find(title)
     typer.echo(json.dumps(read_card(where).model_dump(mode="json"), indent=2, ensure_ascii=False))
     return 0
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,7 +41,7 @@ class Announcement:
     """Why the message is no announcement, where it is none."""
 
 
-def announcement(card: ModelCard, folder: Path, now_ns: int) -> dict[str, Any]:
+def announcement(card: ModelCard, place: str, now_ns: int) -> dict[str, Any]:
     """Return the ``ModelVersion`` record of a published model."""
     told = card.model_dump(mode="json", include=set(_TOLD))
     text = json.dumps(told, ensure_ascii=False)
@@ -54,7 +53,7 @@ def announcement(card: ModelCard, folder: Path, now_ns: int) -> dict[str, Any]:
         "version": card.version,
         "kind": card.kind,
         "classes": list(card.classes),
-        "uri": str(folder),
+        "uri": place,
         "sha256": card.sha256,
         "card": text,
         "created_ns": _ns(card.created),
@@ -72,13 +71,13 @@ def _ns(iso: str) -> int:
     return max(0, round(when.timestamp() * 1e6)) * 1000
 
 
-def announce(card: ModelCard, folder: Path, bus: BusSettings, sink: Sink) -> None:
+def announce(card: ModelCard, place: str, bus: BusSettings, sink: Sink) -> None:
     """Tell everyone that a published model is live.
 
     Raises:
         BusError: the broker does not take it.
     """
-    record = encode("ModelVersion", announcement(card, folder, time.time_ns()))
+    record = encode("ModelVersion", announcement(card, place, time.time_ns()))
     sink.produce(topic_name(bus, MODELS), record, partition=0, key=card.name)
     if sink.flush(FLUSH_TIMEOUT_S):
         raise BusError(f"bus {bus.bootstrap}: the announcement of {card.title} was not acknowledged")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,8 +90,21 @@ def read_card(folder: Path) -> ModelCard:
 
 def write_card(folder: Path, card: ModelCard) -> None:
     """Write the card into a model folder."""
-    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(card_text(card), encoding="utf-8")
+
+
+def card_text(card: ModelCard) -> str:
+    """Return what a card's file holds."""
+    return json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_name(text: str) -> str:
+    """Return the name of a model or version; raises ModelError for one that would lead elsewhere as a folder."""
+    if not re.match(NAME_PATTERN, text):
+        raise ModelError(
+            f"{text!r} is no name for a model or version: letters, digits, dot, dash, underscore"
+        )
+    return text
 
 
 def digest_of(path: Path) -> str:

@@ -24,8 +24,8 @@ class PacketModelSettings(WorkerSettings):
     )
     library: str = Field(
         default="",
-        description="Folder of published models, NAME/VERSION/; empty: flowgauge/models in XDG_DATA_HOME, or in "
-        "~/.local/share.",
+        description="Folder of published models, NAME/VERSION/, or its URL in an object store, such as "
+        "s3://bucket/models; empty: flowgauge/models in XDG_DATA_HOME, or in ~/.local/share.",
     )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu",

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,20 @@ class ExportError(FlowgaugeError):
     """A model that cannot be exported, or that answers otherwise once it is."""
 
 
-def onnx_of(topology: Topology, weights: Weights) -> bytes:
+def onnx_of(topology: Topology, weights: Weights, *more: Weights) -> bytes:
     """Return a model as an ONNX file: ``octets``, uint8 (rows, 1480), to ``probabilities``, float32 (rows, classes).
+
+    Args:
+        topology: what it is.
+        weights: of its layers, in Keras's order.
+        more: of further trainings of the same; then the model answers the mean of what all say.
 
     Raises:
         ExportError: the exported model does not answer as Keras does, within ``TOLERANCE``.
     """
     with hush(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE
-        model = load(topology, weights)
+        model = ensemble(topology, (weights, *more))
         octets = np.random.default_rng(1).integers(0, 256, (_CHECKED_ROWS, VECTOR_OCTETS), np.uint8)
         # Asked before it is exported: Keras exports no model that never answered.
         expected = model.predict(octets, verbose=0)
@@ -51,6 +56,20 @@ def onnx_of(topology: Topology, weights: Weights) -> bytes:
     if not difference <= TOLERANCE:
         raise ExportError(f"{topology}: exported, its answers differ by {difference:.1g} from Keras's")
     return data
+
+
+def ensemble(topology: Topology, members: Sequence[Weights]) -> Any:
+    """Return a ``keras.Model`` that answers the mean of what models of one topology say; of one model, that model."""
+    models = [load(topology, weights) for weights in members]
+    if len(models) == 1:
+        return models[0]
+    import keras
+
+    octets = keras.Input(models[0].input_shape[1:], dtype="uint8", name="octets")
+    for number, model in enumerate(models):
+        model.name = f"member_{number}"
+    answers = keras.layers.Average(name="probabilities")([model(octets) for model in models])
+    return keras.Model(octets, answers, name=topology.kind)
 
 
 def onnx_answers(data: bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -66,7 +85,12 @@ def onnx_answers(data: bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float3
 
 
 def export(
-    registry: Path, name: str, version: str, topology: Topology, weights: Weights, card: dict[str, Any]
+    registry: Path,
+    name: str,
+    version: str,
+    topology: Topology,
+    members: Sequence[Weights],
+    card: dict[str, Any],
 ) -> Path:
     """Write ``registry/name/version`` and return it; it appears whole or not at all.
 
@@ -75,7 +99,7 @@ def export(
         name: of the model.
         version: of the model.
         topology: what it is.
-        weights: of its layers, in Keras's order.
+        members: weights of its layers, in Keras's order; of several trainings, the model is their mean.
         card: what else its card says: classes, data, split, scores, cost.
 
     Raises:
@@ -91,14 +115,15 @@ def export(
     target = registry / name / version
     if target.exists():
         raise InputError(f"{target}: is there already; give another --version")
-    data = onnx_of(topology, weights)
+    data = onnx_of(topology, *members)
     found = ModelCard.model_validate(
         {
             "name": name,
             "version": version,
             "kind": topology.kind,
-            "parameters": topology.parameters,
+            "parameters": topology.parameters * len(members),
             "topology": str(topology),
+            "members": len(members),
             **card,
             "input": {"shape": [VECTOR_OCTETS], "dtype": "uint8"},
             "sha256": hashlib.sha256(data).hexdigest(),

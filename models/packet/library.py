@@ -18,6 +18,7 @@ from models.packet.card import (
     NAME_PATTERN,
     ModelCard,
     digest_of,
+    is_name,
     read_card,
     write_card,
 )
@@ -46,12 +47,15 @@ class Library:
         Raises:
             ModelError: a name that would lead elsewhere.
         """
-        for text in (name, version):
-            if not re.match(NAME_PATTERN, text):
-                raise ModelError(
-                    f"{text!r} is no name for a model or version: letters, digits, dot, dash, underscore"
-                )
-        return self.root / name / version
+        return self.root / is_name(name) / is_name(version)
+
+    def place(self, name: str, version: str) -> str:
+        """Return where a version lies, for people; raises ModelError as ``folder``."""
+        return str(self.folder(name, version))
+
+    def fetch(self, name: str, version: str, sha256: str = "") -> Path:
+        """Return the folder of a version, which is read where it lies; raises ModelError as ``folder``."""
+        return self.folder(name, version)
 
     def titles(self) -> Iterator[tuple[str, str]]:
         """Yield (name, version) of what is published, the newest version of a name last."""
@@ -84,18 +88,11 @@ class Library:
         Raises:
             ModelError: no model folder, or another model is published under that name and version.
         """
-        card = read_card(source)
-        try:
-            sha256 = digest_of(source / MODEL_FILE)
-        except OSError as error:
-            raise ModelError(f"{source / MODEL_FILE}: {error.strerror}") from None
-        if card.sha256 and card.sha256 != sha256:
-            raise ModelError(f"{source / MODEL_FILE}: is damaged: its SHA-256 is not the one in its card")
-        card = card.model_copy(update={"sha256": sha256})
+        card = ready_to_publish(source)
         target = self.folder(card.name, card.version)
         if (target / CARD_FILE).exists():
             is_itself = target.resolve() == source.resolve()
-            if not is_itself and read_card(target).sha256 != sha256:
+            if not is_itself and read_card(target).sha256 != card.sha256:
                 raise ModelError(
                     f"{target}: is published already, with another model; give this one a new version"
                 )
@@ -105,6 +102,22 @@ class Library:
         except OSError as error:
             raise ModelError(f"{error.filename or target}: {error.strerror or error}") from None
         return card
+
+
+def ready_to_publish(source: Path) -> ModelCard:
+    """Return the card of a model folder with the checksum of its model.
+
+    Raises:
+        ModelError: no model folder, or its model is not the one that its card is of.
+    """
+    card = read_card(source)
+    try:
+        sha256 = digest_of(source / MODEL_FILE)
+    except OSError as error:
+        raise ModelError(f"{source / MODEL_FILE}: {error.strerror}") from None
+    if card.sha256 and card.sha256 != sha256:
+        raise ModelError(f"{source / MODEL_FILE}: is damaged: its SHA-256 is not the one in its card")
+    return card.model_copy(update={"sha256": sha256})
 
 
 def _copy(source: Path, target: Path, card: ModelCard) -> None:

@@ -15,8 +15,8 @@ from typing import Generic, Protocol, Self, TypeVar
 from models.packet.announce import Announcement, AnnouncementReader
 from models.packet.config import PacketModelSettings
 from models.packet.errors import ModelError
-from models.packet.library import Library
 from models.packet.runtime import PacketModel, open_model
+from models.packet.store import open_library
 from producers.config import BusSettings
 from producers.health import Health
 from schemas.errors import BusError, FlowgaugeError
@@ -59,7 +59,7 @@ def load(settings: PacketModelSettings, told: Announcement) -> PacketModel:
     """
     if told.problem:
         raise ModelError(f"the announcement on the topic models cannot be read: {told.problem}")
-    folder = Library(settings.library).folder(told.name, told.version)
+    folder = open_library(settings.library).fetch(told.name, told.version, told.sha256)
     model = open_model(folder, settings.device, settings.threads, told.sha256)
     if (model.card.name, model.card.version) != (told.name, told.version):
         raise ModelError(f"{folder}: its card is of another model, {model.card.title}")

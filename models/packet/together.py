@@ -25,7 +25,6 @@ from models.packet.training import (
     Part,
     Recipe,
     Trained,
-    Weights,
     optimizer,
     packet_weights,
     rising_steps,
@@ -223,7 +222,9 @@ class _Group:
             weights = [kept[place][i] for place in order]
             if self.diverged[i] or not all(np.isfinite(array).all() for array in weights):
                 out.append(
-                    DivergedError(f"{self._topology}: the loss is no number with learning rate {member.rate:g}")
+                    DivergedError(
+                        f"{self._topology}: the loss is no number with learning rate {member.rate:g}"
+                    )
                 )
                 continue
             scored = [self._score(part, i, answers[part][i]) for part in range(3)]
@@ -283,9 +284,7 @@ def _programs(model: Any, adam: Any, recipe: Recipe, most_steps: int) -> tuple[A
     mapped = jax.vmap(step, in_axes=(0, 0, 0, 0, 0, 0, None, None))
 
     @jax.jit
-    def epoch(
-        state: Any, order: Any, split: Any, rates: Any, steps: Any, running: Any, *packets: Any
-    ) -> Any:
+    def epoch(state: Any, order: Any, split: Any, rates: Any, steps: Any, running: Any, *packets: Any) -> Any:
         def one(state: Any, batch: Any) -> Any:
             at, rows = batch
             return mapped(state, rows, split, rates, steps, running, at, packets)

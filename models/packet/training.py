@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,21 @@ def train(
     rest = sets[2].take(~sets[2].handshake)
     bare = score(answer(rest.octets), rest.classes, rest.flows) if len(rest.classes) else scored[2]
     return Trained(weights, epochs, scored[0], scored[1], scored[2], bare)
+
+
+def scored_together(
+    topology: Topology, members: Sequence[Weights], sets: tuple[Part, Part, Part]
+) -> dict[str, Scores]:
+    """Return what the mean of several trainings' answers scores, by part as ``Trained`` names them."""
+    answers = [predictor(topology, weights) for weights in members]
+
+    def scored(part: Part) -> Scores:
+        mean = np.mean([answer(part.octets) for answer in answers], axis=0, dtype=np.float32)
+        return score(mean, part.classes, part.flows)
+
+    found = dict(zip(("train", "validation", "test"), map(scored, sets), strict=True))
+    rest = sets[2].take(~sets[2].handshake)
+    return {**found, "without_handshake": scored(rest) if len(rest.classes) else found["test"]}
 
 
 def predictor(topology: Topology, weights: Weights) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from models.packet.agent import INPUT_TOPICS, PacketModelAgent
 from models.packet.config import PacketModelSettings
-from models.packet.library import Library
 from models.packet.live import LiveModel, first_version
+from models.packet.store import open_library
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from producers.health import Health
@@ -66,6 +66,6 @@ def run_worker(
 
 def _missing(settings: PacketModelSettings) -> str:
     return (
-        f"no usable version of the model {settings.name} is live yet (library {Library(settings.library).root}): "
+        f"no usable version of the model {settings.name} is live yet (library {open_library(settings.library).root}): "
         "payloads wait on the bus; flowgauge packet-models publish makes one live"
     )

@@ -6,6 +6,9 @@ import errno
 import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -252,3 +255,25 @@ def test_ndpi_labels_the_demo_capture(
     assert {"DNS", "HTTP", "SSH", "QUIC"} & set(told["classes"]) >= {"DNS", "HTTP"}
     assert PacketDataset.open(tmp_path / "out").rows == told["rows"]
     assert all(count["packets"] <= 200 and count["largest_flow"] <= 20 for count in told["counts"].values())
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_the_data_set_that_was_there(tmp_path: Path, how: signal.Signals, code: int) -> None:
+    """Stopped while it reads, it leaves no half-written data set and does not touch the one it would replace."""
+    made = tmp_path / "made.pcap"
+    names = labels(tmp_path / "l.csv", ["mail", "web", "mail", "web"])
+    dataset([capture(made)], "--labels", names, "-o", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    # The second capture is a pipe that nobody closes: the command waits in the midst of its work.
+    endless = tmp_path / "endless.pcap"
+    os.mkfifo(endless)
+    command = [sys.executable, "-m", "flowgauge", "dataset", str(made), str(endless)]
+    command += ["--labels", str(names), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with endless.open("wb", buffering=0):  # opened by both sides: it is being read
+        process.send_signal(how)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert not list(tmp_path.glob(".out*"))

@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from flowgauge.messages import payload_records
 from schemas.codec import HEADER_BYTES, NAMES, decode, schema
 from schemas.columns import columns_of
 from streams.config import RepresentationSettings, StreamsSettings
 from streams.services.config import ServiceSettings
 from tests.conftest import ROOT
 from tests.golden.captures import CAPTURES, records
+from tests.producers.payloads.test_replay import replayed
 from tests.schemas.messages import message, readable
 
 HERE = Path(__file__).parent
@@ -26,6 +28,7 @@ MESSAGES = HERE / "messages"
 COLUMNS = HERE / "columns.json"
 DEMO = ROOT / "infra" / "lab" / "data" / "demo.pcap.gz"
 DEMO_RECORDS = 50
+PAYLOAD_DIGITS = 96
 SERVICES = StreamsSettings(
     representations=(RepresentationSettings(name="flow", kind="flow", features=("totals",)),),
     services=(
@@ -92,6 +95,21 @@ def demo_services() -> tuple[dict[str, Any], list[str]]:
     return told, lines[:DEMO_RECORDS]
 
 
+def demo_payloads() -> tuple[dict[str, Any], list[str]]:
+    """Return what a replay of the demo capture with payloads counts, a digest of them, and the first few cut short."""
+    batches, summary, _ = replayed([str(DEMO)], {"mode": "first"})
+    rows = [row for batch in batches for row in payload_records(batch)]
+    for row in rows:
+        del row["sequence"]  # says how rows were cut into batches
+    rows.sort(key=lambda row: (row["time_ns"], row["flow_id"], row["packet_number"]))
+    whole = "\n".join(map(json.dumps, rows))
+    counts = {name: n for name, n in sorted(summary.payloads.items()) if not name.startswith("message")}
+    told: dict[str, Any] = {"payloads": counts, "packets": summary.packets_acked}
+    told["sha256"] = hashlib.sha256(whole.encode()).hexdigest()
+    shown = [{**row, "payload": row["payload"][:PAYLOAD_DIGITS]} for row in rows[:DEMO_RECORDS]]
+    return told, [json.dumps(row) for row in shown]
+
+
 def write_messages() -> None:
     MESSAGES.mkdir(exist_ok=True)
     for name in NAMES:
@@ -113,6 +131,7 @@ def main() -> None:
     if DEMO.is_file():
         write_lines(HERE / "demo.jsonl", *demo())
         write_lines(HERE / "demo_services.jsonl", *demo_services())
+        write_lines(HERE / "demo_payloads.jsonl", *demo_payloads())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ from schemas.features import decode_feature_batch
 from schemas.packets import decode_packet_batch
 from schemas.payloads import decode_payload_batch
 from tests.golden.captures import CAPTURES
-from tests.golden.regenerate import COLUMNS, HERE, MESSAGES, columns_table, demo, demo_services, made
+from tests.golden.regenerate import (
+    COLUMNS,
+    HERE,
+    MESSAGES,
+    columns_table,
+    demo,
+    demo_payloads,
+    demo_services,
+    made,
+)
 from tests.schemas.messages import message, readable
 
 GOLDEN = sorted(MESSAGES.glob("*.avro"))
@@ -79,5 +88,12 @@ def test_the_demo_capture_gives_its_records(demo_capture: Path) -> None:
 def test_the_demo_capture_gives_its_services(demo_capture: Path) -> None:
     told, lines = demo_services()
     was, wanted = expected("demo_services")
+    assert lines == wanted
+    assert told == was
+
+
+def test_the_demo_capture_gives_its_payloads(demo_capture: Path) -> None:
+    told, lines = demo_payloads()
+    was, wanted = expected("demo_payloads")
     assert lines == wanted
     assert told == was

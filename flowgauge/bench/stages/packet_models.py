@@ -179,7 +179,7 @@ def _serving(folder: Path, bus: BusSettings, setup: Setup) -> Iterator[Reader]:
     library = Library(folder)
     sink = BusProducer(bus)
     card = library.add(library.folder(SERVED, VERSION))
-    announce(card, library.folder(SERVED, VERSION), bus, sink)
+    announce(card, library.place(SERVED, VERSION), bus, sink)
     command = [sys.executable, "-m", "flowgauge", "packet-models", "serve", "--json", *setup.passed_on]
     command += ["--bus", bus.bootstrap, "--name", SERVED, "--library", str(folder)]
     for key, value in (("bus.topic_prefix", bus.topic_prefix), ("bus.partitions", bus.partitions)):

@@ -14,6 +14,7 @@ from models.packet.training import RATES, Recipe
 from schemas.errors import SettingsError
 
 STUDY_FILE = "study.json"
+MOST_SEEDS = 10
 USUAL_KINDS = (*BODIES, f"mlp{EMBEDDED}", f"lstm{EMBEDDED}")
 _QUICK_KINDS = ("svm", "mlp", "lstm", f"lstm{EMBEDDED}", "cnn")
 _QUICK_ROWS = 2000
@@ -85,6 +86,11 @@ def checked(plan: Plan) -> Plan:
     return plan
 
 
+def manifest_sha256(dataset: PacketDataset) -> str:
+    """Return the checksum by which a study knows its data set again."""
+    return hashlib.sha256((dataset.path / MANIFEST).read_bytes()).hexdigest()
+
+
 def settle(folder: Path, plan: Plan, dataset: PacketDataset) -> dict[str, Any]:
     """Write what the study is made of, or check that the one begun in ``folder`` is made of the same.
 
@@ -94,11 +100,10 @@ def settle(folder: Path, plan: Plan, dataset: PacketDataset) -> dict[str, Any]:
     Raises:
         SettingsError: points there were trained on other data or by another recipe.
     """
-    digest = hashlib.sha256((dataset.path / MANIFEST).read_bytes()).hexdigest()
     study = {
         "version": 2,
         "dataset": dataset.path.resolve().name,
-        "dataset_sha256": digest,
+        "dataset_sha256": manifest_sha256(dataset),
         "classes": list(dataset.class_names),
         "recipe": asdict(plan.recipe),
         "most_rows": plan.most_rows,

@@ -26,7 +26,7 @@ def published(tmp_path: Path, **how: object) -> tuple[Library, bytes]:
     """Return a library with packets/1 in it, and the message that announces it."""
     library = Library(tmp_path / "library")
     card = library.add(model_folder(tmp_path / "made", **how))  # type: ignore[arg-type]
-    return library, encode("ModelVersion", announcement(card, library.folder(card.name, card.version), 7))
+    return library, encode("ModelVersion", announcement(card, library.place(card.name, card.version), 7))
 
 
 def test_a_model_is_copied_with_its_checksum_and_found(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ class FakeReader:
 def test_only_the_last_of_several_versions_is_loaded_beside_the_live_one(tmp_path: Path) -> None:
     library, first = published(tmp_path)
     card = library.add(model_folder(tmp_path / "made", version="2"))
-    second = encode("ModelVersion", announcement(card, library.folder("packets", "2"), 8))
+    second = encode("ModelVersion", announcement(card, library.place("packets", "2"), 8))
     settings = PacketModelSettings(library=str(library.root), max_batch=8)
     messages: list[bytes | None] = [first, second]
     found: list[Change] = []

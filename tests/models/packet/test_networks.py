@@ -30,6 +30,7 @@ from models.packet.training import (  # noqa: E402
     packet_weights,
     parts,
     predictor,
+    scored_together,
     train,
 )
 from schemas.errors import InputError, SettingsError  # noqa: E402
@@ -57,7 +58,7 @@ def test_an_exported_model_answers_as_keras_does(kind: str, tmp_path: Path) -> N
     keras.utils.set_random_seed(3)
     weights = [np.asarray(array) for array in build(topology).get_weights()]
     card = {"classes": list(CLASSES), "split": {"name": "flow"}}
-    folder = export(tmp_path, "packets", "1", topology, weights, card)
+    folder = export(tmp_path, "packets", "1", topology, [weights], card)
     served = open_model(folder)
     assert served.card.kind == kind and served.card.parameters == topology.parameters
     for octets in (OCTETS, OCTETS[:1]):
@@ -65,6 +66,25 @@ def test_an_exported_model_answers_as_keras_does(kind: str, tmp_path: Path) -> N
         assert answers.shape == (len(octets), 3)
         assert np.abs(answers - predictor(topology, weights)(octets)).max() <= TOLERANCE
         assert np.abs(answers - load(topology, weights).predict(octets, verbose=0)).max() <= TOLERANCE
+
+
+def test_an_ensemble_answers_the_mean_of_its_members(made: PacketDataset, tmp_path: Path) -> None:
+    topology = solve("lstm-embedding", 15_000, 3)
+    members = []
+    for seed in (1, 2, 3):
+        keras.utils.set_random_seed(seed)
+        members.append([np.asarray(array) for array in build(topology).get_weights()])
+    folder = export(tmp_path, "packets", "3", topology, members, {"classes": list(CLASSES)})
+    served = open_model(folder)
+    assert served.card.parameters == 3 * topology.parameters
+    mean = np.mean([predictor(topology, weights)(OCTETS) for weights in members], axis=0)
+    assert np.abs(served.predict(OCTETS) - mean).max() <= TOLERANCE
+    sets = parts(made, "flow")
+    test = sets[2]
+    answers = served.predict(np.ascontiguousarray(test.octets)).argmax(axis=1)
+    scores = scored_together(topology, members, sets)
+    assert scores["test"].accuracy == np.mean(answers == test.classes)
+    assert scores["without_handshake"].packets == np.count_nonzero(~test.handshake)
 
 
 @pytest.mark.parametrize(("kind", "nodes"), [("lstm", 13), ("lstm-embedding", 13)])
@@ -82,10 +102,10 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     topology = Topology("mlp", (4,), 3)
     weights = [np.asarray(array) for array in build(topology).get_weights()]
     with pytest.raises(SettingsError, match="a model's name and version are letters"):
-        export(tmp_path, "../up", "1", topology, weights, {"classes": list(CLASSES)})
+        export(tmp_path, "../up", "1", topology, [weights], {"classes": list(CLASSES)})
     (tmp_path / "packets" / "1").mkdir(parents=True)
     with pytest.raises(InputError, match="is there already"):
-        export(tmp_path, "packets", "1", topology, weights, {"classes": list(CLASSES)})
+        export(tmp_path, "packets", "1", topology, [weights], {"classes": list(CLASSES)})
     with pytest.raises(InputError, match="weights of another shape than mlp 5"):
         onnx_of(Topology("mlp", (5,), 3), weights)
 
@@ -170,7 +190,9 @@ for seed, rate, trained in ((1, rates[0], alone), (2, rates[0], both[0]), (2, ra
 """
 
 
-def test_what_jax_trained_alone_and_together_answers_the_same_here(made: PacketDataset, tmp_path: Path) -> None:
+def test_what_jax_trained_alone_and_together_answers_the_same_here(
+    made: PacketDataset, tmp_path: Path
+) -> None:
     from models.packet.study.points import read_point, read_weights
 
     pytest.importorskip("jax", reason="jax is not installed: weights of another backend are not tried")
