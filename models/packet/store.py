@@ -53,14 +53,14 @@ class StoredLibrary:
         """Use the folder at a URL; nothing is asked of the store yet."""
         try:
             from fsspec.core import url_to_fs
-
+        except ImportError:
+            raise SettingsError(
+                f"library {url}: fsspec is not installed: pip install 'flowgauge[store]'"
+            ) from None
+        try:
             # A listing that is kept would hide what another host has published since.
             self._store, self._path = url_to_fs(url, use_listings_cache=False)
-        except ImportError as error:
-            raise SettingsError(
-                f"library {url}: pip install 'flowgauge[store]' ({_one_line(error)})"
-            ) from None
-        except ValueError as error:
+        except (ImportError, ValueError) as error:  # a kind that needs a package, or that there is not
             raise SettingsError(f"library {url}: {_one_line(error)}") from None
         self.root = url.rstrip("/")
         self._cache = cache_folder() / hashlib.sha256(self.root.encode()).hexdigest()[:16]
@@ -72,9 +72,8 @@ class StoredLibrary:
     def titles(self) -> Iterator[tuple[str, str]]:
         """Yield (name, version) of what is published, the newest version of a name last."""
         cards = self._asked(lambda: self._store.glob(f"{self._path}/*/*/{CARD_FILE}"))
-        found = [
-            (*card.split("/")[-3:-1], self._asked(lambda c=card: self._store.modified(c))) for card in cards
-        ]
+        written = self._asked(lambda: [self._store.modified(card) for card in cards])
+        found = [(*card.split("/")[-3:-1], when) for card, when in zip(cards, written, strict=True)]
         for name, version, _ in sorted(found, key=lambda each: (each[0], each[2])):
             with suppress(ModelError):
                 yield is_name(name), is_name(version)
