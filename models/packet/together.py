@@ -227,10 +227,10 @@ class _Group:
                     )
                 )
                 continue
-            scored = [self._score(part, i, answers[part][i]) for part in range(3)]
+            train, validation, test = (self._score(part, i, answers[part][i]) for part in range(3))
             rest = ~self._sets[self._split[i]][2].handshake
-            bare = self._score(2, i, answers[2][i], rest) if rest.any() else scored[2]
-            out.append(Trained(weights, int(self._epochs[i]), *scored, bare))
+            bare = self._score(2, i, answers[2][i], rest) if rest.any() else test
+            out.append(Trained(weights, int(self._epochs[i]), train, validation, test, bare))
         return out
 
     def _score(

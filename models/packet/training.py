@@ -148,7 +148,7 @@ def scored_together(
     answers = [predictor(topology, weights) for weights in members]
 
     def scored(part: Part) -> Scores:
-        mean = np.mean([answer(part.octets) for answer in answers], axis=0, dtype=np.float32)
+        mean: NDArray[np.float32] = np.stack([answer(part.octets) for answer in answers]).mean(axis=0)
         return score(mean, part.classes, part.flows)
 
     found = dict(zip(("train", "validation", "test"), map(scored, sets), strict=True))

@@ -22,6 +22,7 @@ from models.packet.dataset import PacketDataset  # noqa: E402
 from models.packet.export import TOLERANCE, export, onnx_of  # noqa: E402
 from models.packet.networks import build  # noqa: E402
 from models.packet.runtime import open_model  # noqa: E402
+from models.packet.together import require_jax  # noqa: E402
 from models.packet.training import (  # noqa: E402
     DivergedError,
     Interrupted,
@@ -160,6 +161,13 @@ def test_no_model_names_its_backend() -> None:
             if isinstance(node, ast.ImportFrom):
                 names.append(node.module or "")
             assert not {name.split(".")[0] for name in names} & backends, path
+
+
+def test_groups_are_trained_at_once_by_jax_alone() -> None:
+    if keras.backend.backend() == "jax":
+        pytest.skip("Keras runs on JAX")
+    with pytest.raises(SettingsError, match="--together needs KERAS_BACKEND=jax"):
+        require_jax()
 
 
 _JAX = """

@@ -20,7 +20,7 @@ from models.packet.dataset import PacketDataset
 from models.packet.study.plan import Plan, checked, quick, settle
 from models.packet.study.points import Key, read_point, read_weights
 from models.packet.study.report import write_report
-from models.packet.study.run import best_rates, run
+from models.packet.study.run import _groups, best_rates, run
 from models.packet.training import Recipe, parts
 from schemas.errors import InputError, SettingsError
 from tests.models.packet.study_data import dataset
@@ -104,6 +104,17 @@ def test_points_cover_the_plan_once() -> None:
     assert len(keys) == len(set(keys)) == 2 * 2 * (6 * 15 * 3 + 3)
     assert len(quick(Plan()).keys()) == 2 * (4 * 2 + 1)
     assert quick(Plan(kinds=("mlp-embedding",))).kinds == ("mlp-embedding",)
+
+
+def test_what_is_trained_together_is_of_one_size() -> None:
+    keys = Plan(kinds=("svm", "mlp", "lstm"), budgets=(15_000, 30_000), seeds=2).keys()
+    groups = _groups(keys, together=True)
+    assert sorted(key for group in groups for key in group) == sorted(keys)
+    sizes = {(group[0].kind, group[0].budget): len(group) for group in groups if group[0].kind != "svm"}
+    # Two splits, three rates, two seeds.
+    assert sizes == {(kind, budget): 12 for kind in ("mlp", "lstm") for budget in (15_000, 30_000)}
+    assert all(len(group) == 1 for group in groups if group[0].kind == "svm")
+    assert _groups(keys, together=False) == [[key] for key in keys]
 
 
 @pytest.mark.parametrize(
