@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from producers.batcher import Batcher
 from producers.bus import Sink
@@ -191,6 +192,9 @@ class Probe:
     def _start(self, lane: _Lane, settings: ProbeSettings) -> None:
         """Have a source read as the settings say."""
         payloads = lane.stream.payloads
+        if settings.names:
+            # Loaded else when QUIC is first met, when the user that the probe became may not be allowed to read it.
+            import_module("producers.names.quic")
         lane.names = NameFinder(self._privacy) if settings.names else None
         tap = None if payloads is None else payloads.sampler
         lane.source.start(
