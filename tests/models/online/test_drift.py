@@ -173,11 +173,13 @@ def test_gauges_without_classes_and_before_any_score() -> None:
     }
 
 
-@pytest.mark.parametrize("algorithm", ["mondrian_forest", "naive_bayes", "hoeffding_adaptive_tree"])
+@pytest.mark.parametrize(
+    ("algorithm", "limit"),
+    [("mondrian_forest", 1 << 17), ("naive_bayes", 1 << 17), ("hoeffding_adaptive_tree", 1 << 16)],
+)
 def test_a_full_model_goes_on_predicting_and_learns_no_more(
-    algorithm: ClassifierName, caplog: pytest.LogCaptureFixture
+    algorithm: ClassifierName, limit: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limit = 1 << 17
     settings = OnlineSettings(
         classifier=algorithm, representations=("early",), max_model_bytes=limit, checkpoint_interval_s=0
     )
