@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flowgauge.commands import (
     acls,
     bench,
+    bench_serve,
     broker,
     cascade,
     check,
@@ -68,6 +69,7 @@ app.command("cost")(cost.command)
 app.command("explore")(explore.command)
 app.command("check")(check.command)
 app.command("bench")(bench.command)
+app.command("bench serve")(bench_serve.command)
 app.add_typer(packet_models.app, name="packet-models")
 app.add_typer(cascade.app, name="cascade")
 app.add_typer(privacy.app, name="privacy")
@@ -97,14 +99,22 @@ def root(
     """Take the options that stand before the subcommand; its help is _HELP."""
 
 
+def command_names(command: Any) -> set[str]:
+    """Return the names of the subcommands; one of two words begins with the name of another that takes arguments."""
+    return set(command.commands)
+
+
 def invoke(arguments: Sequence[str]) -> int | None:
     """Parse ``arguments`` and run the subcommand; return its exit code (None for 0).
 
     Errors are raised, the parser's own too: ``flowgauge.outcome.run`` tells them.
     """
     command = typer.main.get_command(app)
+    words = list(arguments)
+    if " ".join(words[:2]) in command_names(command):
+        words[:2] = [" ".join(words[:2])]
     try:
-        with command.make_context("flowgauge", list(arguments) or ["--help"]) as context:
+        with command.make_context("flowgauge", words or ["--help"]) as context:
             result = command.invoke(context)
     except typer.Exit as request:
         return request.exit_code

@@ -17,7 +17,10 @@ _VARINT_BYTES = 10
 _ID, _COMMUNITY_ID = chr(2 * 16), chr(2 * 30)
 """What Avro writes before texts of so many characters."""
 _DOUBLE = struct.Struct("<d")
-_DEFAULT_VERDICT = (True, 0, 0.0)
+PREDICTION_VERSION = 2
+"""``schema_version`` of what is written here."""
+_NO_CASCADE = b"\x01\x00" + bytes(8)
+"""``final``, ``tier``, ``ood`` of a model that is no cascade."""
 _NO_LABEL = b"\x00"
 _LABEL = b"\x02"
 """Which branch of the union ``[null, string]`` follows."""
@@ -32,8 +35,8 @@ class PredictionSource:
     model: str
     model_version: str
     replayed: bool
-    stage_times_ns: tuple[int, int, int, int, int] | None
-    """``probe_time_ns``, ``bus_to_flows_ns``, ``flows_ns``, ``bus_to_model_ns``, ``model_ns``; None: each row's own."""
+    stage_times_ns: tuple[int, int, int, int, int]
+    """``probe_time_ns``, ``bus_to_flows_ns``, ``flows_ns``, ``bus_to_model_ns``, ``model_ns``."""
 
 
 @dataclass(frozen=True)
@@ -53,49 +56,25 @@ class PredictionRows:
     """(rows, 2): depth, flow end reason."""
     answers: Sequence[tuple[str | None, float]]
     """Label and confidence."""
-    stage_times: NDArray[np.int64] | None = None
-    """(rows, 5), where the rows do not share them."""
-    verdicts: Sequence[tuple[bool, int, float]] | None = None
-    """``final``, ``tier``, ``ood``; None: those of a model that is no cascade."""
 
 
 def encode_predictions(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
     """Return the message of each row."""
-    head = head_of("Prediction") + avro_integers((2,))
+    head = head_of("Prediction") + avro_integers((PREDICTION_VERSION,))
     probe, representation = avro_text(source.probe), avro_text(source.representation)
     tail = avro_text(source.model) + avro_text(source.model_version)
-    tail += b"\x01" if source.replayed else b"\x00"
+    tail += (b"\x01" if source.replayed else b"\x00") + avro_integers(source.stage_times_ns) + _NO_CASCADE
     labels = {label: avro_label(label) for label in {label for label, _ in rows.answers}}
     return [
         b"".join((
             head, f"{_ID}{prediction}{_ID}{flow}{_COMMUNITY_ID}{community}".encode(), probe, addresses,
-            place, representation, stage, labels[label], _DOUBLE.pack(confidence), tail, end,
+            place, representation, stage, labels[label], _DOUBLE.pack(confidence), tail,
         ))
-        for prediction, flow, community, addresses, place, stage, (label, confidence), end in zip(
+        for prediction, flow, community, addresses, place, stage, (label, confidence) in zip(
             rows.prediction_ids, rows.flow_ids, rows.community_ids, rows.addresses,
-            varints(rows.places), varints(rows.stages), rows.answers, _ends(source, rows), strict=True,
+            varints(rows.places), varints(rows.stages), rows.answers, strict=True,
         )
     ]  # fmt: skip
-
-
-def _ends(source: PredictionSource, rows: PredictionRows) -> list[bytes]:
-    """Return what stands behind ``replayed`` in the message of each row."""
-    count = len(rows.prediction_ids)
-    shared = b"" if source.stage_times_ns is None else avro_integers(source.stage_times_ns)
-    if rows.stage_times is None and rows.verdicts is None:
-        return [shared + _verdict(_DEFAULT_VERDICT)] * count
-    times = [shared] * count if rows.stage_times is None else varints(rows.stage_times)
-    verdicts = [_DEFAULT_VERDICT] * count if rows.verdicts is None else rows.verdicts
-    return [time + _verdict(verdict) for time, verdict in zip(times, verdicts, strict=True)]
-
-
-def _verdict(verdict: tuple[bool, int, float]) -> bytes:
-    final, tier, ood = verdict
-    return (b"\x01" if final else b"\x00") + _short_integer(tier) + _DOUBLE.pack(ood)
-
-
-def _short_integer(value: int) -> bytes:
-    return _SHORT[value] if 0 <= value < len(_SHORT) else avro_integers((value,))
 
 
 def avro_text(text: str) -> bytes:
@@ -109,12 +88,12 @@ _SHORT = tuple(bytes((2 * length,)) for length in range(64))
 
 
 def avro_label(label: str | None) -> bytes:
-    """Return a label, or that there is none, as Avro writes it."""
+    """Return a label, or none, as Avro writes it."""
     return _NO_LABEL if label is None else _LABEL + avro_text(label)
 
 
 def avro_integers(values: Iterable[int]) -> bytes:
-    """Return integers as Avro writes them one behind the other."""
+    """Return integers as Avro writes them, one behind the other."""
     return varints(np.array([tuple(values)], dtype=np.int64))[0]
 
 

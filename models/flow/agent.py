@@ -16,6 +16,7 @@ from models.flow.pressure import Pressure
 from models.flow.records import Publisher
 from models.flow.resume import Resumer
 from models.flow.server import CascadeServer, Said
+from models.flow.waiting import HELD, WaitingFlows
 from models.flow.work import Arrived
 from models.packet.live import Change, LiveModels
 from producers.bus import Item, Sink
@@ -25,6 +26,7 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import parse_flow_id
+from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns, no_columns
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -41,6 +43,16 @@ def input_topics(cascade: Cascade) -> tuple[str, ...]:
     """Return the plain names of the topics that a cascade needs, the one its flows are met on first; and labels."""
     names = [f"features.{tier.representation}" for tier in cascade.card.tiers]
     return (*dict.fromkeys(names), LABELS)
+
+
+def _warm_up(tiers: int) -> None:
+    """Have what is compiled for a first message compiled, or loaded, before one waits."""
+    table = WaitingFlows(tiers, 16, 16)
+    flows = np.arange(1, 3, dtype=np.uint64)
+    table.hold(table.admit(flows), np.zeros(2, HELD), np.zeros(2, np.int64), 0)
+    table.finish(table.entries(table.due(np.ones(1, np.int64), 1)), np.zeros(2, np.int16))
+    table.find(flows)
+    encode_columns(PredictionTexts("", "", "", "", False, [None]), PredictionColumns(**no_columns(1)))
 
 
 class CascadeAgent:
@@ -81,6 +93,7 @@ class CascadeAgent:
         self._next_drift_s = 0.0
         self._eased = False
         self._tell_problems()
+        _warm_up(len(cascade.card.tiers))
 
     @property
     def meter(self) -> StageMeter:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.flow.waiting import HELD, NOTHING, Rows
-from models.online.records import address_pairs
 from producers.bus import Item
-from schemas.community_id import community_ids
 from schemas.features import FeatureBatch
 from schemas.flow_key import partitions_of
-from schemas.predictions import PredictionRows, PredictionSource, encode_predictions
+from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns
 
 UNKNOWN_LABEL = "unknown"
 _COPIED = (
@@ -31,8 +28,7 @@ _COPIED = (
     "end_ns",
     "depth",
 )
-_PLACES = ("source_port", "destination_port", "protocol", "start_ns", "end_ns")
-_STAGES = ("depth", "flow_end_reason")
+_AS_THEY_ARE = tuple(name for name in _COPIED if name not in ("end_ns", "depth"))
 
 
 class Names:
@@ -117,46 +113,33 @@ class Publisher:
     ) -> list[Item]:
         """Return the messages of rows of one probe and representation."""
         first = rows[0]
-        source = PredictionSource(
+        labels = [*classes, None, UNKNOWN_LABEL]
+        said = np.where(rows["class"] == NOTHING, len(classes), rows["class"]).astype(np.int64)
+        if final:
+            said[rows["unknown"] & (rows["class"] != NOTHING)] = len(classes) + 1
+        texts = PredictionTexts(
             self._probes.texts[first["probe"]],
             self._representations.texts[first["representation"]],
             self._model,
             version,
             bool(first["replayed"]),
-            None,
+            labels,
         )
-        columns = {name: np.ascontiguousarray(rows[name]) for name in _COPIED}
-        flows = [f"{flow:016x}" for flow in columns["flow_id"].tolist()]
-        known = rows["class"] != NOTHING
-        labels = [*classes, None]
-        said = np.where(known, rows["class"], len(classes)).tolist()
-        if final and rows["unknown"].any():
-            labels.append(UNKNOWN_LABEL)
-            said = np.where(known & rows["unknown"], len(classes) + 1, said).tolist()
-        messages = encode_predictions(
-            source,
-            PredictionRows(
-                prediction_ids=[f"{n:016x}" for n in self._ids(rows, final).tolist()],
-                flow_ids=flows,
-                community_ids=community_ids(columns),
-                addresses=address_pairs(columns),
-                places=_integers(columns, _PLACES),
-                stages=_integers(columns, _STAGES),
-                answers=list(
-                    zip([labels[i] for i in said], rows["confidence"].astype(float).tolist(), strict=True)
-                ),
-                stage_times=_stage_times(rows, made_ns),
-                verdicts=list(
-                    zip(
-                        [final] * len(rows),
-                        (rows["tier"] + 1).tolist(),
-                        rows["ood"].astype(float).tolist(),
-                        strict=True,
-                    )
-                ),
-            ),
+        columns = PredictionColumns(
+            prediction_id=self._ids(rows, final),
+            label=said,
+            event_time_ns=np.ascontiguousarray(rows["end_ns"]),
+            stage_times_ns=_stage_times(rows, made_ns),
+            final=np.full(len(rows), final),
+            depth=rows["depth"].astype(np.int64),
+            tier=rows["tier"].astype(np.int64) + 1,
+            confidence=rows["confidence"].astype(np.float64),
+            ood=rows["ood"].astype(np.float64),
+            **{name: np.ascontiguousarray(rows[name]) for name in _AS_THEY_ARE},
         )
-        return list(map(Item, messages, partitions_of(columns["flow_id"], self._partitions), flows))
+        messages = encode_columns(texts, columns)
+        keys = [f"{flow:016x}" for flow in columns.flow_id.tolist()]
+        return list(map(Item, messages, partitions_of(columns.flow_id, self._partitions), keys))
 
     def _ids(self, rows: Rows, final: bool) -> NDArray[np.uint64]:
         """Return prediction ids: a one-to-one mixture of the flow id, so different flows have different ids."""
@@ -179,7 +162,3 @@ def _stage_times(rows: Rows, made_ns: int) -> NDArray[np.int64]:
     names = ("probe_time_ns", "bus_to_flows_ns", "flows_ns", "bus_to_model_ns")
     spent = np.maximum(0, made_ns - rows["received_ns"])
     return np.stack([*(rows[name] for name in names), spent], axis=1)
-
-
-def _integers(columns: dict[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[np.int64]:
-    return np.stack([columns[name].astype(np.int64) for name in names], axis=1)

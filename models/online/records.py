@@ -64,7 +64,7 @@ class Predictions:
             prediction_ids=self.ids.texts,
             flow_ids=self.keys(),
             community_ids=community_ids(columns),
-            addresses=address_pairs(columns),
+            addresses=_address_pairs(columns),
             places=_integers(columns, _PLACES),
             stages=_integers(columns, _STAGES),
             answers=self.answers,
@@ -94,8 +94,7 @@ def _integers(columns: dict[str, Array], names: tuple[str, ...]) -> Array:
     return np.stack([columns[name].astype(np.int64) for name in names], axis=1)
 
 
-def address_pairs(columns: dict[str, Array]) -> list[bytes]:
-    """Return source and destination address of each row as ``PredictionRows`` takes them."""
+def _address_pairs(columns: dict[str, Array]) -> list[bytes]:
     pairs = np.concatenate((columns["source_address"], columns["destination_address"]), axis=1).tobytes()
     return [
         _address_field(pairs[at : at + 16], version) + _address_field(pairs[at + 16 : at + 32], version)

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import decode, encode
+from schemas.community_id import address_text, community_id
+from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns, no_columns
 from schemas.predictions import (
     PredictionRows,
     PredictionSource,
@@ -17,6 +19,7 @@ from schemas.predictions import (
     varints,
 )  # fmt: skip
 
+HALF = st.binary(min_size=3, max_size=3)
 LONG = st.integers(-(2**63), 2**63 - 1)
 NATURAL = st.integers(0, 2**62)
 INT = st.integers(0, 2**31 - 1)
@@ -49,20 +52,12 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@given(SHARED, st.lists(ROW, max_size=5), st.booleans(), st.booleans(), st.data())
-def test_rows_are_the_bytes_of_the_codec(
-    shared: dict[str, Any],
-    rows: list[dict[str, Any]],
-    own_times: bool,
-    own_verdicts: bool,
-    data: st.DataObject,
-) -> None:
+@given(SHARED, st.lists(ROW, max_size=5))
+def test_rows_are_the_bytes_of_the_codec(shared: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     a, b, c, d, e = (shared[name] for name in TIMES)
-    verdicts = [data.draw(VERDICT) if own_verdicts else (True, 0, 0.0) for _ in rows]
-    times = [[data.draw(LONG) if own_times else shared[name] for name in TIMES] for _ in rows]
     source = PredictionSource(
         shared["probe"], shared["representation"], shared["model"], shared["model_version"],
-        shared["replayed"], None if own_times else (a, b, c, d, e),
+        shared["replayed"], (a, b, c, d, e),
     )  # fmt: skip
     columns = PredictionRows(
         [r["prediction_id"] for r in rows],
@@ -72,22 +67,67 @@ def test_rows_are_the_bytes_of_the_codec(
         np.array([[r[name] for name in PLACES] for r in rows], dtype=np.int64).reshape(-1, 5),
         np.array([[r[name] for name in STAGES] for r in rows], dtype=np.int64).reshape(-1, 2),
         [(r["label"], r["confidence"]) for r in rows],
-        np.array(times, dtype=np.int64).reshape(-1, 5) if own_times else None,
-        verdicts if own_verdicts else None,
     )
     written = encode_predictions(source, columns)
-    wanted = [
-        {
-            "schema_version": 2,
-            **shared,
-            **row,
-            **dict(zip(TIMES, own, strict=True)),
-            **dict(zip(("final", "tier", "ood"), verdict, strict=True)),
-        }
-        for row, own, verdict in zip(rows, times, verdicts, strict=True)
-    ]
+    told = {"schema_version": 2, "final": True, "tier": 0, "ood": 0.0}
+    wanted = [{**told, **shared, **row} for row in rows]
     assert written == [encode("Prediction", record) for record in wanted]
     assert [decode("Prediction", value) for value in written] == wanted
+
+
+PLACE = st.tuples(
+    st.sampled_from([4, 6]),
+    st.binary(min_size=16, max_size=16)
+    | st.sampled_from([bytes(16), bytes(15) + b"\1", b"\xfd" + bytes(15)]),
+    st.binary(min_size=16, max_size=16) | st.builds(lambda a, b: bytes(4) + a + bytes(6) + b, HALF, HALF),
+    st.sampled_from([1, 6, 17, 47, 58, 132]),
+    st.sampled_from([0, 1, 8, 13, 128, 129, 135, 255, 256]) | st.integers(0, 65535),
+    st.integers(0, 65535),
+)
+
+
+@given(SHARED, st.lists(st.tuples(ROW, PLACE, VERDICT), max_size=4))
+def test_columns_give_the_bytes_of_the_codec(
+    shared: dict[str, Any], rows: list[tuple[dict[str, Any], Any, tuple[bool, int, float]]]
+) -> None:
+    labels = list(dict.fromkeys([None, *(row["label"] for row, _, _ in rows)]))
+    columns = no_columns(len(rows))
+    wanted = []
+    for i, (row, (version, source, destination, protocol, first, second), verdict) in enumerate(rows):
+        a, b = (
+            address.ljust(16, b"\0") if version == 6 else address[:4] + bytes(12)
+            for address in (source, destination)
+        )
+        columns["prediction_id"][i] = int(row["prediction_id"], 16)
+        columns["flow_id"][i] = int(row["flow_id"], 16)
+        columns["source_address"][i] = np.frombuffer(a, np.uint8)
+        columns["destination_address"][i] = np.frombuffer(b, np.uint8)
+        told = {
+            "source_port": first, "destination_port": second, "protocol": protocol,
+            "start_ns": row["start_ns"], "event_time_ns": row["event_time_ns"], "depth": row["depth"],
+            "flow_end_reason": row["flow_end_reason"] % 6, "confidence": row["confidence"],
+        }  # fmt: skip
+        told |= dict(zip(("final", "tier", "ood"), verdict, strict=True))
+        for name, value in {**told, "ip_version": version, "label": labels.index(row["label"])}.items():
+            columns[name][i] = value
+        columns["stage_times_ns"][i] = [shared[name] for name in TIMES]
+        texts = {
+            "community_id": community_id(a, b, first, second, protocol, version),
+            "source_address": address_text(a, version),
+            "destination_address": address_text(b, version),
+        }
+        wanted.append({"schema_version": 2, **shared, **row, **told, **texts})
+    texts = PredictionTexts(
+        shared["probe"],
+        shared["representation"],
+        shared["model"],
+        shared["model_version"],
+        shared["replayed"],
+        labels,
+    )
+    written = encode_columns(texts, PredictionColumns(**columns))
+    assert [decode("Prediction", value) for value in written] == wanted
+    assert written == [encode("Prediction", record) for record in wanted]
 
 
 def test_integers_take_one_to_ten_bytes() -> None:
