@@ -93,7 +93,7 @@ def publish(
     open_cascade(folder)
     sink = connected(chosen)
     card = add_cascade(to, folder)
-    return tell(card, to.folder(card.name, card.version), chosen, sink, as_json)
+    return tell(card, to.place(card.name, card.version), chosen, sink, as_json)
 
 
 @app.command("list")

@@ -163,13 +163,18 @@ def new_wheel(begins_ns: NDArray[np.int64], template: NDArray[np.int32]) -> Whee
 
 
 def plan_flows(
-    templates: int, rate: int, seconds: float, seed: int
+    templates: int, rate: int, seconds: float, seed: int, warm_s: float = 0.0
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return when flows begin, a Poisson process, and which template each is a copy of."""
+    """Return when flows begin, a Poisson process, and which template each is a copy of.
+
+    For ``warm_s`` before, a tenth of the rate begins.
+    """
     rng = np.random.default_rng(seed)
-    count = max(1, round(rate * seconds))
-    begins = np.sort(rng.integers(0, round(seconds * 1e9), count))
-    return begins.astype(np.int64), rng.integers(0, templates, count).astype(np.int32)
+    warm, count = round(warm_s * rate / 10), max(1, round(rate * seconds))
+    early = np.sort(rng.integers(0, max(1, round(warm_s * 1e9)), warm))
+    begins = np.sort(rng.integers(0, round(seconds * 1e9), count)) + round(warm_s * 1e9)
+    whole = np.concatenate((early, begins)).astype(np.int64)
+    return whole, rng.integers(0, templates, len(whole)).astype(np.int32)
 
 
 class Generator:
