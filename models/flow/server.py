@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -344,7 +344,8 @@ class CascadeServer:
                 self.counts[f"failed_{name}"] += len(part)
                 self._tell_once(tier, error)
                 continue
-            for whole, piece in zip(out, found, strict=True):
+            parts: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(out, found, strict=True)
+            for whole, piece in parts:
                 whole[part] = piece
             answered[part] = True
             self.drift.on_answers(tier, found, matrix)

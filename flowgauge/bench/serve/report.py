@@ -20,7 +20,7 @@ def show(machine: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("what", no_wrap=True)
-    table.add_column("measured", no_wrap=True)
+    table.add_column("measured")
     for what, measured in _lines(found):
         table.add_row(what, measured)
     console.print(table)
