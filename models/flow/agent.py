@@ -291,10 +291,9 @@ class CascadeAgent:
 
     def _publish_telemetry(self, waiting: int | None) -> None:
         counts = self.counts()
-        for name, value in counts.items():
-            self._meter.count(name, value - self._told[name])
+        self._meter.count_up_to(counts)
         flows = counts["final"] - self._told["final"]
-        values = {**self._late.gauges(), **self.server.drift.gauges}
+        values: dict[str, float] = {**self._late.gauges(), **self.server.drift.gauges}
         values["escalation_factor"] = self.pressure.factor
         values["flows_waiting"] = self.server.waiting
         for share, tier in zip(self.cascade.shares, self.cascade.card.tiers, strict=False):

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Protocol
 
 from producers.batcher import Batcher
 from producers.bus import Sink
 from producers.config import BusSettings, PayloadSettings
 from producers.names.finder import NameFinder
-from producers.pacing import SystemClock
+from producers.pacing import Clock, SystemClock
 from producers.packet_stream import Origin, PacketStream
 from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
@@ -63,7 +64,14 @@ class ProbeOptions:
     """Whether the end is marked on the bus: where processes share, ``mark_end`` does when all have ended."""
 
 
-class LiveClock(SystemClock):
+class LiveClock(Clock, Protocol):
+    """What tells the time, and waits for sources; tests move it by hand."""
+
+    def wait_for(self, files: Sequence[int], seconds: float, stop: threading.Event) -> None:
+        """Sleep until one of the files is readable, for so many seconds at most."""
+
+
+class SystemLiveClock(SystemClock):
     """The machine's clock; it also waits for sources."""
 
     def wait_for(self, files: Sequence[int], seconds: float, stop: threading.Event) -> None:
@@ -113,7 +121,7 @@ class Probe:
         clock: LiveClock | None = None,
     ) -> None:
         self._options, self._bus = options, bus
-        self._stop, self._clock = stop or threading.Event(), clock or LiveClock()
+        self._stop, self._clock = stop or threading.Event(), clock or SystemLiveClock()
         self.epoch = self._clock.wall_ns() + options.number
         self.summary = LiveSummary(options.name, [source.name for source in sources])
         self.summary.sent = ProbeSummary(

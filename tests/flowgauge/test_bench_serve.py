@@ -45,7 +45,7 @@ def sent(
     for until_ns in range(0, round(seconds * 1e9) + 1, 37_000_000):
         while True:
             rows = step(wheel, given_of(templates), until_ns, BASE_NS, block)
-            blocks.append(PacketColumns(*(column[:rows].copy() for column in block)))
+            blocks.append(PacketColumns._make(column[:rows].copy() for column in block))
             if rows < BLOCK_ROWS:
                 break
     return blocks

@@ -133,7 +133,7 @@ def test_directions_stay_with_their_packets() -> None:
     new = packets(3000, flows=40)
     new = new._replace(flow_direction=(new.octets % 3).astype(np.uint8))
     batcher = Batcher(4, 500, extra)
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for step in (batcher.add(new), batcher.flush()):
         for _, views in step:
             batch = PacketBatch("p", 1, 0, 4, 0, 0, {name: view.copy() for name, view in views.items()})

@@ -117,7 +117,7 @@ def test_columns_give_the_bytes_of_the_codec(
             "destination_address": address_text(b, version),
         }
         wanted.append({"schema_version": 2, **shared, **row, **told, **texts})
-    texts = PredictionTexts(
+    names = PredictionTexts(
         shared["probe"],
         shared["representation"],
         shared["model"],
@@ -125,7 +125,7 @@ def test_columns_give_the_bytes_of_the_codec(
         shared["replayed"],
         labels,
     )
-    written = encode_columns(texts, PredictionColumns(**columns))
+    written = encode_columns(names, PredictionColumns(**columns))
     assert [decode("Prediction", value) for value in written] == wanted
     assert written == [encode("Prediction", record) for record in wanted]
 

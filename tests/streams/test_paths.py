@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ MS = SECOND // 1000
 PROBES = ("a", "b")
 
 
-def settings(kind: str = "flow", **more: Any) -> StreamsSettings:
+def settings(kind: Literal["early", "flow"] = "flow", **more: Any) -> StreamsSettings:
     shapes = tuple(
         RepresentationSettings(name=name, kind=name, features=("totals",)) for name in ("early", "flow")
     )

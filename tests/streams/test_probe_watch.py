@@ -45,7 +45,8 @@ class Watched:
 def test_a_silent_probe_is_told_once_and_again_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "flowgauge")
     w = Watched()
-    w.hear("a"), w.hear("b")
+    w.hear("a")
+    w.hear("b")
     assert w.later(9)["probes_silent"] == 0
     w.hear("b")
     found = w.later(2)
@@ -62,7 +63,8 @@ def test_a_silent_probe_is_told_once_and_again_when_it_is_back(caplog: pytest.Lo
 
 def test_a_probe_that_ended_may_be_silent() -> None:
     w = Watched()
-    w.hear(), w.hear(end=True)
+    w.hear()
+    w.hear(end=True)
     assert w.later(1000)["probes_silent"] == 0
     assert w.gauges["probe_heard_s_a"] == 0
     w.hear(epoch=LIFE + 60 * SECOND)
@@ -82,7 +84,8 @@ def test_what_waits_on_the_bus_may_be_of_a_silent_probe() -> None:
 def test_a_restart_without_an_end_is_counted_by_probe(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "flowgauge")
     w = Watched()
-    w.hear("a"), w.hear("b")
+    w.hear("a")
+    w.hear("b")
     w.hear("a", LIFE + ONE_LIFE_NS + 1)
     w.hear("a", LIFE)  # what was on its way from the former life
     w.hear("b", LIFE + 5)  # another process of the same probe

@@ -14,6 +14,7 @@ import pytest
 from models.packet.agent import PacketModelAgent
 from models.packet.config import PacketModelSettings
 from models.packet.live import Change
+from models.packet.runtime import PacketModel
 from producers.config import BusSettings
 from schemas.codec import encode
 from schemas.errors import BusError
@@ -29,9 +30,9 @@ class Announced:
     """Changes that a test has in store."""
 
     def __init__(self) -> None:
-        self.changes: list[Change] = []
+        self.changes: list[Change[PacketModel]] = []
 
-    def poll(self) -> Change | None:
+    def poll(self) -> Change[PacketModel] | None:
         return self.changes.pop(0) if self.changes else None
 
 

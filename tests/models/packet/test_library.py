@@ -16,6 +16,7 @@ from models.packet.config import PacketModelSettings
 from models.packet.errors import ModelError
 from models.packet.library import Library, default_folder
 from models.packet.live import Change, LiveModel, load
+from models.packet.runtime import PacketModel
 from producers.config import BusSettings
 from schemas.codec import decode, encode
 from tests.models.packet.made import CLASSES, graph, model_folder
@@ -143,7 +144,7 @@ def test_only_the_last_of_several_versions_is_loaded_beside_the_live_one(tmp_pat
     second = encode("ModelVersion", announcement(card, library.place("packets", "2"), 8))
     settings = PacketModelSettings(library=str(library.root), max_batch=8)
     messages: list[bytes | None] = [first, second]
-    found: list[Change] = []
+    found: list[Change[PacketModel]] = []
 
     def take() -> int:
         change = live.poll()

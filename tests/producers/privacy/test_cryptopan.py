@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from tests.producers.privacy.vectors import FOUR, KEY, OTHER, OTHER_KEY, SIX, pa
 
 PAN = CryptoPan(Key(KEY))
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
-BOTH = st.sampled_from((4, 6))
+VERSIONS: tuple[Literal[4, 6], ...] = (4, 6)
+BOTH = st.sampled_from(VERSIONS)
 
 
-def networks(version: int) -> st.SearchStrategy[str]:
+def networks(version: Literal[4, 6]) -> st.SearchStrategy[str]:
     bits = 32 if version == 4 else 128
     return st.builds(
         lambda address, prefix: (

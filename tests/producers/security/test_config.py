@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from infra.broker.certificates import Authority
 from producers.config import BusSettings
@@ -14,7 +14,11 @@ from producers.security.clients import client_properties, refusal
 from producers.security.tls import tls_context
 from schemas.errors import SettingsError
 
-SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "a"}
+SASL: dict[str, Any] = {
+    "security_protocol": "SASL_SSL",
+    "sasl_mechanism": "SCRAM-SHA-512",
+    "sasl_username": "a",
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +58,10 @@ def test_contradictions_are_told(settings: dict[str, Any], complaint: str) -> No
 
 
 def test_secrets_are_in_no_text_of_the_settings() -> None:
-    settings = BusSettings(**SASL, sasl_password="geheim")
+    settings = BusSettings(**SASL, sasl_password=SecretStr("geheim"))
     assert "geheim" not in repr(settings) + str(settings) + settings.model_dump_json()
     with pytest.raises(ValidationError) as caught:
-        BusSettings(sasl_mechanism="SCRAM-SHA-512", sasl_password="geheim")
+        BusSettings(sasl_mechanism="SCRAM-SHA-512", sasl_password=SecretStr("geheim"))
     assert "geheim" not in str(caught.value)
 
 
@@ -150,4 +154,4 @@ def test_files_that_cannot_be_used_are_named(
     ],
 )
 def test_refusals_name_the_setting(text: str, expected: str) -> None:
-    assert expected in refusal(BusSettings(**SASL, sasl_password="x", tls_ca="ca.pem"), text)
+    assert expected in refusal(BusSettings(**SASL, sasl_password=SecretStr("x"), tls_ca="ca.pem"), text)

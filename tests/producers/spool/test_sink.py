@@ -9,7 +9,6 @@ from confluent_kafka import KafkaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.spool import queue as queue_module
 from producers.spool.sink import SpoolSink
 from producers.spool.syncer import Syncer
 from schemas.errors import SettingsError
@@ -175,9 +174,9 @@ def test_a_disk_that_takes_nothing_costs_messages_that_are_counted_and_it_goes_o
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue_module.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         send(sink, 5, 10)
-    assert queue_module.os.pwrite is real
+    assert os.pwrite is real
     assert sink.counts["spool_failed_packets"] == sink.failed_items == 50
     assert any("No space left" in line for line in world.told)
     send(sink, 10, 15)
@@ -204,7 +203,7 @@ def test_a_write_that_ends_early_leaves_no_half_record(
         return real(file, raw[:20], offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue_module.os, "pwrite", short)
+        patch.setattr(os, "pwrite", short)
         send(sink, 3, 4)
     send(sink, 4, 6)
     sink.flush(0)
