@@ -296,8 +296,8 @@ class CascadeAgent:
         values: dict[str, float] = {**self._late.gauges(), **self.server.drift.gauges}
         values["escalation_factor"] = self.pressure.factor
         values["flows_waiting"] = self.server.waiting
-        for share, tier in zip(self.cascade.shares, self.cascade.card.tiers, strict=False):
-            values[f"escalation_share.{tier.name}"] = share
+        for tuned, tier in zip(self.cascade.shares, self.cascade.card.tiers, strict=False):
+            values[f"escalation_share.{tier.name}"] = tuned
         if flows > 0:
             first = f"escalated_{self.cascade.card.tiers[0].name}"
             values["share_escalated"] = (counts[first] - self._told[first]) / flows
@@ -305,8 +305,8 @@ class CascadeAgent:
             values["latency_p90_ms"] = self.pressure.latency_ms
         for name in self._gauges - values.keys():
             self._meter.gauge(name, None)
-        for name, value in values.items():
-            self._meter.gauge(name, value)
+        for name, gauge in values.items():
+            self._meter.gauge(name, gauge)
         self._gauges = set(values)
         self._told = counts
         self._meter.state_bytes = self.server.state_bytes
