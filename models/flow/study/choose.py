@@ -24,6 +24,7 @@ NEAR = 0.005
 """How far the cascade's F1 may lie below that of all flows on the slow model."""
 _BATCH = "256"
 _KEPT_PER_DEPTH = 3
+_ABOUT_F1 = 0.02
 _SAME_F1 = 0.004
 """Models whose F1 on held-out flows differ by less count as equal, and the cheaper one is taken."""
 
@@ -200,11 +201,17 @@ def propose(judged: Sequence[Judged]) -> Judged:
     """Return the chain to take.
 
     Of those that reach what is asked for, such whose slow model is about the best; of these the soonest, and then
-    the one that takes least CPU. If none does, the one with the best F1.
+    the one that takes least CPU. If none does: of those with about the best F1, near their slow model's if there are
+    such, the one that hands on most of the fast model's errors.
     """
     good = [each for each in judged if each.reaches]
     if not good:
-        return max(judged, key=lambda each: each.half_f1)
+        near = [each for each in judged if each.half_f1 >= each.slow_f1 - NEAR] or list(judged)
+        best = max(each.half_f1 for each in near)
+        return max(
+            (each for each in near if each.half_f1 >= best - _ABOUT_F1),
+            key=lambda each: each.caught / each.ceiling,
+        )
     best = max(each.half_f1 for each in good)
     near = [each for each in good if each.half_f1 >= best - _SAME_F1]
     return min(near, key=lambda each: (round(each.latency_ms, 2), each.cpu_us))
