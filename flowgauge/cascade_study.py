@@ -25,6 +25,7 @@ DATA_FILE = "flows.npz"
 SUMMARY_FILE = "summary.json"
 _MADE_OF = "flows.json"
 _PLAIN_EVERY_S = 10.0
+_NOTES_SHOWN = 5
 
 Told = Callable[[str, int, int], None]
 """Told what is in work, how much is finished, and out of how much."""
@@ -119,11 +120,12 @@ def _data(
 
 
 def _show(done: Study, found: Sequence[Result], output: Path, bundle: Path, report: Path) -> None:
-    for note in done.data.notes:
-        print(f"flowgauge: {note}", file=sys.stderr)
-    for point in done.points:
-        if point.failure:
-            print(f"flowgauge: refused: {point.key}: {point.failure}", file=sys.stderr)
+    refused = [f"refused: {point.key}: {point.failure}" for point in done.points if point.failure]
+    for notes in (done.data.notes, refused):
+        for note in notes[:_NOTES_SHOWN]:
+            print(f"flowgauge: {note}", file=sys.stderr)
+        if len(notes) > _NOTES_SHOWN:
+            print(f"flowgauge: and {len(notes) - _NOTES_SHOWN} more; the report has all", file=sys.stderr)
     told = summary(done, found)
 
     def mean(key: str) -> float:

@@ -25,6 +25,7 @@ NEAR = 0.005
 _BATCH = "256"
 _KEPT_PER_DEPTH = 3
 _ABOUT_F1 = 0.02
+_LEAST_REACHED = 0.9
 _SAME_F1 = 0.004
 """Models whose F1 on held-out flows differ by less count as equal, and the cheaper one is taken."""
 
@@ -139,6 +140,9 @@ def candidates(data: FlowData, f1: Mapping[Model, float], row_us: Mapping[Model,
     first = max(some[entry], key=lambda model: f1[model])
     chains = []
     for fast_depth in some:
+        if data.reached(fast_depth).mean() < _LEAST_REACHED:
+            # Not a fast tier: the model before it would answer most of the flows that it should.
+            continue
         needs_entry = fast_depth > entry and not data.reached(fast_depth).all()
         for fast in some[fast_depth]:
             for slow_depth in some:
