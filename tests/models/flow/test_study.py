@@ -54,7 +54,7 @@ def test_the_proposed_cascade_is_as_good_as_the_slow_model(finished: tuple[Study
     study, _ = finished
     assert study.chosen.chain.models[-1][1] == 3 and study.chosen.reaches
     for result in results(study):
-        assert result.f1 >= result.slow_f1 - 0.01 > result.fast_f1
+        assert result.f1 >= result.slow_f1 - 0.02 > result.fast_f1
         assert result.share <= 0.6 and result.answered == 1.0
         for method in ("per_class", "universal"):
             assert result.at_half(method)[1] > result.at_half("random")[1] + 0.2
@@ -150,7 +150,7 @@ def test_tiers_may_be_chosen_by_hand(tmp_path: Path) -> None:
     assert study.chosen.chain == Chain((("early", 1, "decision_tree"), ("early", 1, "random_forest"),
                                         ("early", 3, "random_forest")), by_hand=True)  # fmt: skip
     (result,) = results(study)
-    assert result.f1 >= result.slow_f1 - 0.01
+    assert result.f1 >= result.slow_f1 - 0.02
     cascade = open_cascade(write(study, tmp_path, [result]))
     assert len(cascade.tiers) == 3 and len(cascade.shares) == 2
     with pytest.raises(SettingsError, match="--tiers lightgbm@9: there is decision_tree@1"):
