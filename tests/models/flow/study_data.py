@@ -14,7 +14,7 @@ def flow_data(flows: int = 900, seed: int = 1, groups: int = 30, short: float = 
     """Return flows; a share ``short`` of them never has a third packet."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, len(CLASSES), flows).astype(np.int32)
-    first = np.where(label == 0, 60.0, 1000.0) + 10 * label + rng.integers(-12, 13, flows)
+    first = np.where(label == 0, 60.0, 1000.0) + 10 * label + rng.integers(-8, 9, flows)
     is_long = rng.random(flows) >= short
     mine = np.flatnonzero(is_long)
     third = 100.0 + 500 * label[mine] + rng.integers(-20, 21, len(mine))
