@@ -42,6 +42,7 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("with two", f"{found['answered_twice']:,}"),
         ("answered within 16 ms", f"{found['share_within_16ms']:.1%}"),
         *((f"latency, {name}", text) for name, text in quantiles.items()),
+        ("hops, median", "  ".join(f"{n} {of['p50']:g} ms" for n, of in found["hops_ms"].items() if of)),
         ("escalated", f"{found['share_escalated']:.1%} (tuned for {found['share_tuned']:.0%})"),
         ("weighted F1, misses wrong", f"{found['f1']:.4f}"),
         ("F1 of all flows on the slow tier", f"{found['f1_all_slow']:.4f}"),

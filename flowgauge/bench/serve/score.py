@@ -16,6 +16,7 @@ from schemas.flow_key import flow_id_of, hash_five_tuple
 
 TARGET_MS = 16.0
 MISS = -1
+HOPS = ("bus_to_flows_ns", "flows_ns", "bus_to_model_ns", "model_ns")
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -57,6 +58,8 @@ class Answers:
     """When it could be read; 0: never."""
     latency_ns: NDArray[np.int64]
     """From the sending of the packet that it was made on."""
+    hops_ns: NDArray[np.int64]
+    """(flows, HOPS) of that latency, as the record tells; what is left is the way to the reader."""
     tier: NDArray[np.int64]
     escalated: NDArray[np.bool_]
     unknown: int
@@ -83,6 +86,7 @@ def answers(
     flows = len(ids)
     said = np.full(flows, MISS, np.int64)
     arrived, latency, tier = (np.zeros(flows, np.int64) for _ in range(3))
+    hops = np.zeros((flows, len(HOPS)), np.int64)
     escalated = np.zeros(flows, np.bool_)
     named: dict[int, str] = {}
     counts = dict.fromkeys(("unknown", "repeated", "contradicted", "strange", "provisional"), 0)
@@ -104,9 +108,10 @@ def answers(
         counts["unknown"] += record["label"] == "unknown"
         said[flow] = numbers.get(record["label"], MISS)
         arrived[flow], latency[flow] = at_ns, at_ns - record["probe_time_ns"]
+        hops[flow] = [record[name] for name in HOPS]
         tier[flow] = record["tier"]
         escalated[flow] |= record["tier"] > 1
-    return Answers(said, arrived, latency, tier, escalated, **counts)
+    return Answers(said, arrived, latency, hops, tier, escalated, **counts)
 
 
 def quantiles_ms(values_ns: NDArray[np.int64]) -> dict[str, float]:
@@ -122,6 +127,8 @@ def latencies(found: Answers, measured: NDArray[np.bool_], tiers: Sequence[str])
     there = measured & (found.arrived_ns > 0)
     overall = found.latency_ns[there]
     late = quantiles_ms(overall)
+    hops = {name.removesuffix("_ns"): found.hops_ns[there, i] for i, name in enumerate(HOPS)}
+    hops["bus_to_reader"] = overall - found.hops_ns[there].sum(axis=1)
     return {
         "share_within_16ms": round(float((overall <= TARGET_MS * 1e6).sum() / max(1, measured.sum())), 4),
         "latency_p50_ms": late.get("p50"),
@@ -130,5 +137,6 @@ def latencies(found: Answers, measured: NDArray[np.bool_], tiers: Sequence[str])
         | {
             name: quantiles_ms(found.latency_ns[there & (found.tier == i)]) for i, name in enumerate(tiers, 1)
         },
+        "hops_ms": {name: quantiles_ms(values) for name, values in hops.items()},
         "answered_by": {name: int((found.tier == i).sum()) for i, name in enumerate(tiers, 1)},
     }
