@@ -119,16 +119,22 @@ def row_dtype(representations: Sequence[Representation], has_services: bool = Fa
         ]
     )
     own = [np.dtype(_state_fields([rep])) for rep in representations if rep.settings.service_number]
-    if not own:
-        return common
-    names, formats, offsets = [], [], []
+    fields: list[tuple[str, np.dtype[Any], int]] = []
     for dtype, base in ((common, 0), *((dtype, common.itemsize) for dtype in own)):
-        for name, (kind, offset, *_) in (dtype.fields or {}).items():
-            names.append(name)
-            formats.append(kind)
-            offsets.append(base + offset)
-    size = common.itemsize + max(dtype.itemsize for dtype in own)
+        fields += [(name, kind, base + at) for name, (kind, at, *_) in (dtype.fields or {}).items()]
+    size = common.itemsize + max((dtype.itemsize for dtype in own), default=0)
+    names, formats, offsets = zip(_mark(fields, size), *fields, strict=True)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+def _mark(fields: Sequence[tuple[str, np.dtype[Any], int]], size: int) -> tuple[str, np.dtype[Any], int]:
+    """Return a first field without size that tells rows apart.
+
+    Numba takes a record for one of another type whose fields it begins with. Rows of two plans begin alike, so that
+    functions compiled for one would be taken for the other, with a warning that this is an experiment.
+    """
+    digest = hashlib.sha256(repr((fields, size)).encode()).hexdigest()[:12]
+    return f"row_{digest}", np.dtype(("u1", (0,))), 0
 
 
 def _state_fields(representations: Sequence[Representation]) -> list[tuple[str, Any]]:

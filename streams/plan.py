@@ -73,7 +73,7 @@ class Plan:
     def layout(self) -> str:
         """Return a digest of what saved rows depend on: equal layouts can take over each other's state."""
         fields: Mapping[str, Any] = self.row_dtype.fields or {}
-        rows = sorted((offset, name, str(kind)) for name, (kind, offset, *_) in fields.items())
+        rows = sorted((at, name, str(kind)) for name, (kind, at, *_) in fields.items() if kind.itemsize)
         # When rows are made is no part of a saved row.
         settings = [r.settings.model_dump(exclude={"depths", "ends"}) for r in self.representations]
         shape = repr((rows, settings, self.services))

@@ -8,12 +8,10 @@ both. Compiling comes before. Packets are decoded already, and rows are made but
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba.core.errors import NumbaExperimentalFeatureWarning
 from numpy.typing import NDArray
 
 from producers.batcher import Batcher
@@ -187,10 +185,7 @@ class Timed:
 
     def __init__(self, engine: FeatureEngine, load: Load) -> None:
         """Compile the kernel and open a table."""
-        with warnings.catch_warnings():
-            # Rows of two kernels begin alike, so functions that need no more than that serve both.
-            warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
-            warm_up(engine.plan)
+        warm_up(engine.plan)
         self._table = engine.table("price", max(_LEAST_FLOWS, load.flows))
         self._blocks = [b.tolist() for b in np.array_split(np.arange(len(load.batches)), BLOCKS) if len(b)]
         self._batches = load.batches

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba.core.errors import NumbaExperimentalFeatureWarning
 from numpy.typing import NDArray
 
 from models.explore.task import Moment
@@ -77,9 +75,7 @@ def make_rows(
     parts: list[Rows] = []
     for number, path in enumerate(captures):
         batches: list[FeatureBatch] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
-            done = run_offline([path], own, partitions=1, probe=PROBE, on_batch=batches.append)
+        done = run_offline([path], own, partitions=1, probe=PROBE, on_batch=batches.append)
         if batches:
             part = _rows(batches, owner, moment, number, done.accepted)
             parts.append(_judged(part, moment, least_flow_octets))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba.np.numpy_support import from_dtype
 from pydantic import ValidationError
 
 from schemas.errors import SettingsError
@@ -194,6 +195,15 @@ def test_equal_choices_share_a_kernel_and_others_do_not() -> None:
     one = resolve([rep("flow", "flow", "totals")])
     assert load_kernel(one) is load_kernel(resolve([rep("flow", "flow", "totals")]))
     assert load_kernel(one) is not load_kernel(resolve([rep("flow", "flow", "protocol")]))
+
+
+def test_no_row_begins_with_all_of_another() -> None:
+    """Numba would take functions compiled for the shorter one for both."""
+    shorter = row_dtype(resolve([rep("r", "flow", "totals")]))
+    longer = row_dtype(resolve([rep("r", "flow", "totals", "size_statistics")]))
+    assert shorter.itemsize < longer.itemsize
+    assert [*longer.names][1 : len(shorter.names)] == [*shorter.names][1:]
+    assert from_dtype(longer).can_convert_to(None, from_dtype(shorter)) is None
 
 
 def test_layouts_tell_apart_what_rows_depend_on() -> None:
