@@ -41,11 +41,11 @@ _EXTRA_NAMES = tuple(c.name for c in EXTRA_COLUMNS)
 _INDEX_BITS = np.uint64(16)
 _INDEX_MASK = np.uint64(0xFFFF)
 _DNS = int(NameSource.DNS)
-_NO_NUMBERS = np.empty(0, np.uint32)
+_NO_ROW = int(np.iinfo(np.int64).max)
 
 
-class _Events(NamedTuple):
-    """The events that belong to the packets being taken in."""
+class _Naming(NamedTuple):
+    """The events that belong to the packets being taken in, and what they are entered in."""
 
     told: Told
     number: NDArray[np.uint32]
@@ -53,6 +53,12 @@ class _Events(NamedTuple):
     start: int
     first_row: int
     """Row, as the events count, of the first packet."""
+    answers: Answers
+    counts: NDArray[np.int64]
+    """(partitions,) named packets in the open batch; see ``producers.names.batches`` for these four."""
+    packet: NDArray[np.uint16]
+    name: NDArray[np.uint32]
+    source: NDArray[np.uint8]
 
 
 class _Accumulators(NamedTuple):
@@ -96,11 +102,14 @@ class _Accumulators(NamedTuple):
     """What is known of flows, to tell their first packets: a newer flow takes the place of an older one."""
     seen_packets: NDArray[np.uint32]
     seen_ns: NDArray[np.int64]
-    name_count: NDArray[np.int64]
-    """(partitions,) named packets in the open batch; see ``producers.names.batches`` for these four."""
-    name_packet: NDArray[np.uint16]
-    name: NDArray[np.uint32]
-    name_source: NDArray[np.uint8]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _enter(naming: _Naming, p: int, k: int, number: int, source: int) -> None:
+    """Name packet ``k`` of partition ``p``'s batch."""
+    n = naming.counts[p]
+    naming.packet[p, n], naming.name[p, n], naming.source[p, n] = k, number, source
+    naming.counts[p] = n + 1
 
 
 @njit(cache=True, nogil=True)
@@ -109,40 +118,35 @@ def _name_first(
     address_a: NDArray[np.uint64],
     address_b: NDArray[np.uint64],
     row: int,
-    acc: _Accumulators,
-    answers: Answers,
+    naming: _Naming,
     p: int,
+    k: int,
 ) -> None:
-    """Name the packet in ``row``, the next of partition ``p``'s batch, by what DNS told of its addresses."""
+    """Name the packet in ``row``, packet ``k`` of partition ``p``'s batch, by what DNS told of its addresses."""
     a, b = address_a[row], address_b[row]
     if new.direction[row]:
         a, b = b, a
-    name = name_of(answers, a[0], a[1], b[0], b[1], new.ip_version[row], new.time_ns[row])
+    name = name_of(naming.answers, a[0], a[1], b[0], b[1], new.ip_version[row], new.time_ns[row])
     if name >= 0:
-        n = acc.name_count[p]
-        acc.name_packet[p, n], acc.name[p, n], acc.name_source[p, n] = acc.packets[p], name, _DNS
-        acc.name_count[p] = n + 1
+        _enter(naming, p, k, name, _DNS)
 
 
 @njit(cache=True, nogil=True)
-def _take_event(
-    new: PacketColumns,
-    row: int,
-    acc: _Accumulators,
-    p: int,
-    k: int,
-    answers: Answers,
-    events: _Events,
-    event: int,
-) -> None:
+def _row_of(naming: _Naming, event: int) -> int:
+    """Return the row of the packet that an event belongs to; _NO_ROW after the last event."""
+    if event >= naming.start + len(naming.number):
+        return _NO_ROW
+    return np.int64(naming.told.row[event]) - naming.first_row  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True)
+def _take_event(new: PacketColumns, row: int, naming: _Naming, p: int, k: int, event: int) -> None:
     """Take in what the packet in ``row`` told, which became packet ``k`` of partition ``p``'s batch."""
-    source, number = events.told.source[event], events.number[event - events.start]
+    source, number = naming.told.source[event], naming.number[event - naming.start]
     if source == _DNS:
-        learn(answers, events.told, event, number, new.time_ns[row])
+        learn(naming.answers, naming.told, event, number, new.time_ns[row])
     else:
-        n = acc.name_count[p]
-        acc.name_packet[p, n], acc.name[p, n], acc.name_source[p, n] = k, number, source
-        acc.name_count[p] = n + 1
+        _enter(naming, p, k, number, source)
 
 
 @njit(cache=True, nogil=True)
@@ -154,8 +158,7 @@ def _assign(
     stop: int,
     now_ns: int,
     acc: _Accumulators,
-    answers: Answers,
-    events: _Events,
+    naming: _Naming | None,
     event: int,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
@@ -163,7 +166,8 @@ def _assign(
     """Give rows from ``start`` up to ``stop`` a partition and a flow, until a partition is full.
 
     Returns (next row, that partition or -1, next event). The arrays are taken out of their tuples first: reaching
-    into a tuple inside the loop would count a reference up and down, atomically, at each access.
+    into a tuple inside the loop would count a reference up and down, atomically, at each access. Compiled without
+    ``naming``, it holds nothing of names.
     """
     packets, flows, since_ns, generations = acc.packets, acc.flows, acc.since_ns, acc.generation
     slots, flow_index = acc.slots, acc.flow_index
@@ -173,8 +177,8 @@ def _assign(
     new_protocol, new_ip_version = new.protocol, new.ip_version
     partitions, capacity = flow_index.shape
     mask = np.uint64(slots.shape[1] - 1)
-    is_naming = len(answers.name) > 0
-    event_rows, event_stop, first_row = events.told.row, events.start + len(events.number), events.first_row
+    if naming is not None:
+        event_row = _row_of(naming, event)
     for row in range(start, stop):
         flow_hash = new_hash[row]
         p = np.int64(partition_of(flow_hash, partitions))
@@ -192,8 +196,8 @@ def _assign(
                 flow_b[p, f, 0], flow_b[p, f, 1] = address_b[row, 0], address_b[row, 1]
                 port_a[p, f], port_b[p, f] = new_port_a[row], new_port_b[row]
                 protocol[p, f], ip_version[p, f] = new_protocol[row], new_ip_version[row]
-                if is_naming:
-                    _name_first(new, address_a, address_b, row, acc, answers, p)
+                if naming is not None:
+                    _name_first(new, address_a, address_b, row, naming, p, packets[p])
                 break
             g = np.int64(slot & _INDEX_MASK)
             if (
@@ -216,9 +220,11 @@ def _assign(
         flow_index[p, k] = f
         partition[row] = p
         position[row] = k
-        while event < event_stop and event_rows[event] == row + first_row:
-            _take_event(new, row, acc, p, k, answers, events, event)
-            event += 1
+        if naming is not None:
+            while event_row == row:
+                _take_event(new, row, naming, p, k, event)
+                event += 1
+                event_row = _row_of(naming, event)
         if k + 1 == capacity:
             return row + 1, int(p), event
     return stop, -1, event
@@ -233,8 +239,7 @@ def _distribute(
     stop: int,
     now_ns: int,
     acc: _Accumulators,
-    answers: Answers,
-    events: _Events,
+    naming: _Naming | None,
     event: int,
     partition: NDArray[np.uint16],
     position: NDArray[np.uint16],
@@ -245,7 +250,7 @@ def _distribute(
     Returns (next row, that partition or -1, next event).
     """
     stop, full, event = _assign(
-        new, address_a, address_b, start, stop, now_ns, acc, answers, events, event, partition, position
+        new, address_a, address_b, start, stop, now_ns, acc, naming, event, partition, position
     )
     time_ns, octets, header_octets, tcp_window = acc.time_ns, acc.octets, acc.header_octets, acc.tcp_window
     tcp_flags, ttl, direction = acc.tcp_flags, acc.ttl, acc.direction
@@ -372,17 +377,13 @@ class Batcher:
             seen_hash=np.zeros(seen, np.uint64),
             seen_packets=np.zeros(seen, np.uint32),
             seen_ns=np.zeros(seen, np.int64),
-            name_count=self._names.count,
-            name_packet=self._names.packet,
-            name=self._names.name,
-            name_source=self._names.source,
             **kept,
         )
         # Loads or compiles the kernel now, not when a packet is due.
         nothing, words = allocate(0), np.empty((0, 2), dtype=np.uint64)
         rows = np.empty(0, dtype=np.uint16)
-        events = _Events(NOTHING_TOLD, _NO_NUMBERS, 0, 0)
-        _distribute(nothing, words, words, 0, 0, 0, self._acc, self._names.answers, events, 0, rows, rows, 0)
+        naming, event = self._naming(NOTHING_TOLD, 0, 0)
+        _distribute(nothing, words, words, 0, 0, 0, self._acc, naming, event, rows, rows, 0)
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -397,7 +398,7 @@ class Batcher:
     @property
     def state_bytes(self) -> int:
         """Memory that the accumulators take."""
-        return sum(array.nbytes for array in self._acc[:-3]) + self._names.state_bytes
+        return sum(array.nbytes for array in self._acc) + self._names.state_bytes
 
     def add(
         self, columns: PacketColumns, now_ns: int = 0, told: Told = NOTHING_TOLD, first_row: int = 0
@@ -414,12 +415,11 @@ class Batcher:
         address_a, address_b = _words(columns.address_a), _words(columns.address_b)
         row, rows, head_packets = 0, columns.packets, self.extra.head_packets
         partition, position = np.empty(rows, dtype=np.uint16), np.empty(rows, dtype=np.uint16)
-        event, stop = np.searchsorted(told.row, (first_row, first_row + rows)).tolist()
-        events = _Events(told, self._names.numbers(told, event, stop), event, first_row)
+        naming, event = self._naming(told, first_row, rows)
         while row < rows:
             row, full, event = _distribute(
-                columns, address_a, address_b, row, rows, now_ns, self._acc, self._names.answers,
-                events, event, partition, position, head_packets,
+                columns, address_a, address_b, row, rows, now_ns, self._acc, naming, event,
+                partition, position, head_packets,
             )  # fmt: skip
             if full >= 0:
                 yield full, self._views(full)
@@ -441,6 +441,16 @@ class Batcher:
         due = np.flatnonzero((self._acc.packets > 0) & (self._acc.since_ns <= before_ns))
         return [int(p) for p in due]
 
+    def _naming(self, told: Told, first_row: int, rows: int) -> tuple[_Naming | None, int]:
+        """Return what rows from ``first_row`` on told, and the first event; None where nobody asks for names."""
+        names = self._names
+        if not names.wanted:
+            return None, 0
+        event, stop = np.searchsorted(told.row, (first_row, first_row + rows)).tolist()
+        number = names.numbers(told, event, stop)
+        entered = names.answers, names.count, names.packet, names.name, names.source
+        return _Naming(told, number, event, first_row, *entered), event
+
     def _views(self, p: int) -> dict[str, NDArray[Any]]:
         flows, packets = int(self._acc.flows[p]), int(self._acc.packets[p])
         columns = self._columns
@@ -457,5 +467,5 @@ class Batcher:
         acc.flows[p] = 0
         acc.head_counts[p] = 0
         acc.since_ns[p] = NOTHING_PENDING
-        acc.name_count[p] = 0
+        self._names.count[p] = 0
         acc.generation[p] += np.uint64(1)

@@ -364,7 +364,9 @@ def _digest(source: str, representations: Sequence[Representation]) -> str:
     texts: list[Any] = [package.joinpath(name) for name in SOURCES]
     modules = {str(slot.module.__file__) for rep in representations for slot in rep.slots}
     texts += [Path(name) for name in sorted(modules)]
-    texts += [package.joinpath("services", name) for name in ("kernel.py", "nothing.py", "rules.py")]
+    texts += [
+        package.joinpath("services", name) for name in ("kernel.py", "named.py", "nothing.py", "rules.py")
+    ]
     texts.append(files("schemas").joinpath("flow_key.py"))
     for text in texts:
         digest.update(text.read_bytes())

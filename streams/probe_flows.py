@@ -13,7 +13,7 @@ from schemas.flow_key import probe_hash_of
 from schemas.packets import COLUMNS, MAX_PACKETS, with_extra
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
-from streams.services.named import NO_NAMES, FlowNames, told
+from streams.services.named import FlowNames, told
 from streams.services.rules import RuleBook
 from streams.table import ACTIVE, HIGH_WATER, NEVER_NS, WATERMARK, new_table, used_bytes
 
@@ -47,10 +47,6 @@ class BatchColumns(NamedTuple):
     head_packet: NDArray[np.uint16]
     head_length: NDArray[np.uint16]
     head: NDArray[np.uint8]
-    name_packet: NDArray[np.uint16]
-    flow_name: NDArray[np.uint32]
-    name_service: NDArray[np.uint16]
-    name_source: NDArray[np.uint8]
 
 
 def _readonly(column: Array) -> Array:
@@ -67,8 +63,6 @@ def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
         for name, column in with_extra(columns).items()
         if name in BatchColumns._fields
     }
-    for name, column in NO_NAMES.items():
-        views.setdefault(name, _readonly(column))
     return BatchColumns(**views)
 
 
@@ -122,24 +116,25 @@ class ProbeFlows:
     def apply(self, columns: Mapping[str, Array]) -> Iterator[Rows]:
         """Fold a packet batch's columns in, and close what their event time makes due."""
         plan = self.plan
+        batch, names, rules, usage = batch_columns(columns), None, None, None
         if plan.services:
             self._tidy_names()
-            columns = {**columns, **self.names.columns(columns)}
-        batch = batch_columns(columns)
+            names, rules, usage = self.names.of_batch(columns), self.book.rules, self.usage
         packets, at = len(batch.time_ns), 0
         self._slots[:] = -1
         while True:
             at, status = plan.kernel.apply(
                 self.table,
                 batch,
+                names,
                 self._slots,
                 plan.limits,
                 self.probe_hash,
                 plan.outs,
                 plan.filled,
                 self.counters,
-                self.book.rules,
-                self.usage,
+                rules,
+                usage,
                 at,
             )
             if status == FULL:

@@ -12,6 +12,7 @@ from producers.columns import PacketColumns, allocate
 from producers.decoder.kernel import Frames, allocate_frames
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState, allocate_state
+from producers.names.spots import Spots
 from producers.sources.pcap import PcapReader, is_pcap, walk_pcap
 from producers.sources.pcapng import PcapngReader, is_pcapng, walk_pcapng
 from producers.sources.reader import CONTROL, Reader
@@ -100,7 +101,7 @@ class _PcapFrames(PcapReader):
         self._sink, self._list = sink, allocate_frames(_ROOM)
 
     def _decode(
-        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None, spots: Spots | None
     ) -> tuple[int, int]:
         window = self.window
         at, count, stopped = walk_pcap(window.raw, window.start, window.end, self._header, self._list, _ROOM)
@@ -115,7 +116,7 @@ class _PcapngFrames(PcapngReader):
         self._sink, self._list = sink, allocate_frames(_ROOM)
 
     def _decode(
-        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None, spots: Spots | None
     ) -> tuple[int, int]:
         window = self.window
         at, count, stopped = walk_pcapng(

@@ -27,7 +27,7 @@ from producers.decoder.reasons import (
 from producers.decoder.spans import FRAGMENT, Spans
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
-from producers.names.spots import ANEW, NOTHING, REST, begins_anew, is_watched, kind_of, note
+from producers.names.spots import ANEW, NOTHING, REST, Spots, begins_anew, is_watched, kind_of, note
 from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS, NOT_KNOWN
 
@@ -91,6 +91,7 @@ def decode_frames(
     row: int,
     state: DecodeState,
     spans: Spans | None = None,
+    spots: Spots | None = None,
 ) -> int:
     """Decode the first ``count`` frames into rows from ``row`` on; return the row after the last one written.
 
@@ -104,6 +105,7 @@ def decode_frames(
             at the reason for which it was skipped.
         spans: where the packets' payloads lie is written to these, if given. A kernel compiled without them
             holds nothing of it.
+        spots: packets that may tell a name are noted here, if given; the same holds.
     """
     # Taken out of the tuples here, columns cost no reference counting in the loop.
     counts, starts, lengths, originals = state.counts, frames.start, frames.captured, frames.original
@@ -117,8 +119,8 @@ def decode_frames(
     wants_tcp, wants_head = len(tcp_sequence) > 0, len(head_length) > 0
     directions, flow_direction = frames.flow_direction, out.flow_direction
     wants_direction = len(flow_direction) > 0
-    watched = state.spots.watched
-    is_spotting, place_mask = len(state.spots.row) > 0, np.uint64(len(watched) - 1)
+    if spots is not None:
+        watched, place_mask = spots.watched, np.uint64(len(spots.watched) - 1)
     for i in range(count):
         start, time_ns = starts[i], times[i]
         off_the_clock = time_ns < 0 or time_ns > LATEST_NS
@@ -194,20 +196,21 @@ def decode_frames(
             flow_direction[row] = directions[i]
         if wants_head:
             head_length[row] = copy_head(raw, at, ip.stop, version, head, row)
-        if is_spotting and ip.part == WHOLE:
-            payload = ip.transport + header - ip.header_octets
-            kind = kind_of(raw, payload, ip.stop, protocol, sent_ports)
-            if begins_anew(protocol, flags):
-                kind |= ANEW
-            elif (
-                kind == NOTHING
-                and watched[flow & place_mask]
-                and payload < ip.stop
-                and is_watched(state.spots, flow, is_from_b)
-            ):
-                kind = REST
+        if spots is not None:
+            payload, kind = ip.transport + header - ip.header_octets, NOTHING
+            if ip.part == WHOLE:
+                kind = kind_of(raw, payload, ip.stop, protocol, sent_ports)
+                if begins_anew(protocol, flags):
+                    kind |= ANEW
+                elif (
+                    kind == NOTHING
+                    and watched[flow & place_mask]
+                    and payload < ip.stop
+                    and is_watched(spots, flow, is_from_b)
+                ):
+                    kind = REST
             if kind != NOTHING:
                 is_whole = ip.stop - at >= ip.octets
-                note(state.spots, raw, kind, row, flow, is_from_b, ip.transport, payload, ip.stop, is_whole)
+                note(spots, raw, kind, row, flow, is_from_b, ip.transport, payload, ip.stop, is_whole)
         row += 1
     return row

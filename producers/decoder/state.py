@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from producers.decoder.fragments import Fragments, allocate_fragments
 from producers.decoder.reasons import COUNTS
-from producers.names.spots import Spots, allocate_spots
 
 
 class DecodeState(NamedTuple):
@@ -18,10 +17,8 @@ class DecodeState(NamedTuple):
     counts: NDArray[np.int64]
     """By result of decoding (see ``producers.decoder.reasons``)."""
     fragments: Fragments
-    spots: Spots
-    """Packets that may tell a name."""
 
 
-def allocate_state(spots: Spots | None = None) -> DecodeState:
-    """Return the state of a decoder that has seen nothing yet; without ``spots`` names are not looked for."""
-    return DecodeState(np.zeros(COUNTS, np.int64), allocate_fragments(), spots or allocate_spots(0))
+def allocate_state() -> DecodeState:
+    """Return the state of a decoder that has seen nothing yet."""
+    return DecodeState(np.zeros(COUNTS, np.int64), allocate_fragments())

@@ -74,12 +74,11 @@ class Capture:
             InputError: a link type that cannot be decoded is the only one in the capture, or reading failed.
         """
         columns = allocate(max_packets, extra)
-        target, state = writable(columns), self._state
-        if self._reader.names is not None:
-            state = state._replace(spots=self._reader.names.spots(max_packets))
+        target, names = writable(columns), self._reader.names
+        spots = None if names is None else names.spots(max_packets)
         while not self._reader.at_end:
             try:
-                rows = self._reader.fill(target, state, tap)
+                rows = self._reader.fill(target, self._state, tap, spots)
             except OSError as error:
                 raise InputError(f"{self.name}: cannot be read: {error.strerror or error}") from None
             if rows:

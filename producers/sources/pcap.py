@@ -16,6 +16,7 @@ from producers.decoder.octets import u32
 from producers.decoder.reasons import ABSURD_LENGTH, CUT_RECORD
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
+from producers.names.spots import Spots
 from producers.sources.reader import ABSURD, FULL, MAX_CAPTURED, NEEDS_MORE, Reader, need
 from producers.sources.window import Window
 
@@ -96,6 +97,7 @@ def decode_pcap(
     row: int,
     state: DecodeState,
     spans: Spans | None,
+    spots: Spots | None,
 ) -> tuple[int, int, int]:
     """Decode the records of ``raw[at:end]`` into ``out`` from ``row`` on, as long as there is room.
 
@@ -107,7 +109,7 @@ def decode_pcap(
     stopped = FULL
     while stopped == FULL and row < rows:
         at, count, stopped = walk_pcap(raw, at, end, header, frames, min(len(frames.start), rows - row))
-        row = decode_frames(raw, frames, count, out, row, state, spans)
+        row = decode_frames(raw, frames, count, out, row, state, spans, spots)
     if stopped == ABSURD:
         state.counts[ABSURD_LENGTH] += 1
     return at, row, stopped
@@ -124,11 +126,20 @@ class PcapReader(Reader):
         self._frames = allocate_frames()
 
     def _decode(
-        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None, spots: Spots | None
     ) -> tuple[int, int]:
         window = self.window
         window.start, row, stopped = decode_pcap(
-            window.raw, window.start, window.end, self._header, self._frames, columns, row, state, spans
+            window.raw,
+            window.start,
+            window.end,
+            self._header,
+            self._frames,
+            columns,
+            row,
+            state,
+            spans,
+            spots,
         )
         return row, stopped
 

@@ -15,6 +15,7 @@ from producers.decoder.octets import u16, u32
 from producers.decoder.reasons import ABSURD_LENGTH, BAD_RECORD, CUT_RECORD, UNKNOWN_INTERFACE
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
+from producers.names.spots import Spots
 from producers.sources.reader import ABSURD, CONTROL, FULL, NEEDS_MORE, Reader
 from producers.sources.window import Window
 
@@ -150,6 +151,7 @@ def decode_pcapng(
     row: int,
     state: DecodeState,
     spans: Spans | None,
+    spots: Spots | None,
 ) -> tuple[int, int, int]:
     """Decode the packets of ``raw[at:end]`` into ``out`` from ``row`` on, as long as there is room.
 
@@ -164,7 +166,7 @@ def decode_pcapng(
             raw, at, end, big, interfaces, interface_count, clock, frames,
             min(len(frames.start), rows - row), state.counts,
         )  # fmt: skip
-        row = decode_frames(raw, frames, count, out, row, state, spans)
+        row = decode_frames(raw, frames, count, out, row, state, spans, spots)
     return at, row, stopped
 
 
@@ -185,12 +187,12 @@ class PcapngReader(Reader):
             raise ValueError("has no valid pcapng section header")
 
     def _decode(
-        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None, spots: Spots | None
     ) -> tuple[int, int]:
         window = self.window
         window.start, row, stopped = decode_pcapng(
             window.raw, window.start, window.end, self._big, self._interfaces, self._interface_count,
-            self._clock, self._frames, columns, row, state, spans,
+            self._clock, self._frames, columns, row, state, spans, spots,
         )  # fmt: skip
         if stopped == CONTROL:
             stopped = self._control()

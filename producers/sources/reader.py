@@ -14,6 +14,7 @@ from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.names.finder import NameFinder
 from producers.privacy.privacy import Privacy
+from producers.names.spots import Spots
 from producers.sources.window import CorruptStream, Window
 
 MAX_CAPTURED = 262_144
@@ -52,11 +53,17 @@ class Reader(ABC):
         self.privacy: Privacy | None = None
         """What hides addresses, once names were looked for and before anybody else sees the packets."""
 
-    def fill(self, columns: PacketColumns, state: DecodeState, tap: Tap | None = None) -> int:
+    def fill(
+        self,
+        columns: PacketColumns,
+        state: DecodeState,
+        tap: Tap | None = None,
+        spots: Spots | None = None,
+    ) -> int:
         """Write packets into the columns (``writable`` ones) until they are full; return how many.
 
         Fewer packets mean the end of the capture, or that a live stream would have to be waited for. A ``tap`` is
-        shown each packet.
+        shown each packet; ``spots`` is where those that may tell a name are noted for ``names``.
         """
         window, row, spans = self.window, 0, None
         if tap is not None:
@@ -64,8 +71,8 @@ class Reader(ABC):
             spans = tap.spans
         while not self.at_end:
             first = row
-            row, stopped = self._decode(columns, row, state, spans)
-            if self.names is not None and state.spots.noted[0]:
+            row, stopped = self._decode(columns, row, state, spans, spots)
+            if self.names is not None and spots is not None and spots.noted[0]:
                 self.names.read(window.raw, columns)
             if self.privacy is not None:
                 self.privacy.rows(columns, first, row)
@@ -81,7 +88,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _decode(
-        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None
+        self, columns: PacketColumns, row: int, state: DecodeState, spans: Spans | None, spots: Spots | None
     ) -> tuple[int, int]:
         """Decode from ``row`` on, moving ``window.start``; return the next row and what stopped."""
 

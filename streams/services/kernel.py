@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from schemas.flow_key import TCP, UDP
 from schemas.packets import NameSource
+from streams.services.named import BatchNames
 from streams.services.rules import Rules
 from streams.table import REVERSED
 
@@ -105,19 +106,37 @@ def begin_service(r: Any, carried: tuple[int, int, int], rules: Rules, usage: ND
 
 
 @njit(cache=True, nogil=True)
-def named_service(r: Any, service: int, source: int, rules: Rules) -> tuple[int, int]:
-    """Return (service, how it was found) of a flow for which a name was told; (-1, 0): the name does not count.
+def first_name(names: BatchNames, start: int) -> int:
+    """Return the number of the first name told at packet ``start`` or later."""
+    naming = 0
+    while naming < len(names.packet) and names.packet[naming] < start:
+        naming += 1
+    return naming
+
+
+@njit(cache=True, nogil=True)
+def is_named(names: BatchNames, naming: int, packet: int) -> bool:
+    """Return whether the name of that number is told at that packet."""
+    return naming < len(names.packet) and int(names.packet[naming]) == packet
+
+
+@njit(cache=True, nogil=True)
+def named_service(r: Any, names: BatchNames, naming: int, rules: Rules) -> tuple[int, int, int]:
+    """Return (service, how it was found, name) of a flow for which a name was told; (-1, 0, 0): it does not count.
 
     What DNS told counts at a flow's first packet only, so that it does not matter how packets were cut into
     batches; what a flow says itself takes its place.
     """
+    service, source = np.int64(names.service[naming]), np.int64(names.source[naming])
+    name = np.int64(names.name[naming])
     if source == _DNS and (r.packets_fwd or r.packets_rev or r.server_name):
-        return -1, 0
+        return -1, 0, 0
     if service:
-        return service, source
+        return service, source, name  # type: ignore[return-value]
     if r.service_found_by == _DNS:
-        return by_address(r, rules)
-    return int(r.service), int(r.service_found_by)
+        service, source = by_address(r, rules)  # type: ignore[assignment]
+        return service, source, name  # type: ignore[return-value]
+    return int(r.service), int(r.service_found_by), name  # type: ignore[return-value]
 
 
 @njit(cache=True, nogil=True)

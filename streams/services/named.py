@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,21 @@ from streams.services.rules import RuleBook
 MOST_NAMES = 1 << 16
 """Names kept before those that no open flow has are forgotten."""
 
-NO_NAMES: dict[str, Array] = {
-    "name_packet": np.empty(0, np.uint16),
-    "flow_name": np.empty(0, np.uint32),
-    "name_service": np.empty(0, np.uint16),
-    "name_source": np.empty(0, np.uint8),
-}
-"""Columns of a batch without names, as the kernel takes them."""
+
+class BatchNames(NamedTuple):
+    """The names that a packet batch tells, in the order of packets, as the kernel takes them."""
+
+    packet: NDArray[np.uint16]
+    """From which packet of the batch on its flow has the name."""
+    name: NDArray[np.uint32]
+    service: NDArray[np.uint16]
+    source: NDArray[np.uint8]
+    """NameSource"""
+
+
+NO_NAMES = BatchNames(
+    np.empty(0, np.uint16), np.empty(0, np.uint32), np.empty(0, np.uint16), np.empty(0, np.uint8)
+)
 
 
 class FlowNames:
@@ -32,18 +41,17 @@ class FlowNames:
         self._services = [book.service_of_name(text) if text else 0 for text in self.texts]
         self._numbers = {text: number for number, text in enumerate(self.texts)}
 
-    def columns(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the names of a packet batch as the kernel takes them (see NO_NAMES)."""
+    def of_batch(self, columns: Mapping[str, Array]) -> BatchNames:
+        """Return the names of a packet batch."""
         if NAME_COLUMNS[0].name not in columns:
             return NO_NAMES
         numbers = np.array([self._number(name) for name in split_names(columns["names"])], np.uint32)
         index = columns["name_index"]
-        return {
-            "name_packet": columns["name_packet"],
-            "flow_name": numbers[index],
-            "name_service": np.array([self._services[n] for n in numbers.tolist()], np.uint16)[index],
-            "name_source": columns["name_source"],
-        }
+        services = np.array([self._services[n] for n in numbers.tolist()], np.uint16)
+        # Columns of messages are read-only, a batcher's are not; copies of so few mean one compilation.
+        return BatchNames(
+            columns["name_packet"].copy(), numbers[index], services[index], columns["name_source"].copy()
+        )
 
     def forget(self, in_use: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
         """Forget names that nobody has, if they are many; return the new number of each of ``in_use``.

@@ -22,9 +22,21 @@ def begin_service(r: Any, carried: Any, rules: Any, usage: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def named_service(r: Any, service: int, source: int, rules: Any) -> tuple[int, int]:
+def first_name(names: Any, start: int) -> int:
+    """Return nothing to go on with."""
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def is_named(names: Any, naming: int, packet: int) -> bool:
+    """Return False."""
+    return False
+
+
+@njit(cache=True, nogil=True)
+def named_service(r: Any, names: Any, naming: int, rules: Any) -> tuple[int, int, int]:
     """Return that the name does not count."""
-    return -1, 0
+    return -1, 0, 0
 
 
 @njit(cache=True, nogil=True)
