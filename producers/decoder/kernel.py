@@ -27,7 +27,17 @@ from producers.decoder.reasons import (
 from producers.decoder.spans import FRAGMENT, Spans
 from producers.decoder.state import DecodeState
 from producers.decoder.transport import is_reversed, ports_at, transport_fields
-from producers.names.spots import ANEW, NOTHING, REST, Spots, begins_anew, is_watched, kind_of, note
+from producers.names.spots import (
+    ANEW,
+    NOTHING,
+    REST,
+    Spots,
+    begins_anew,
+    is_watched,
+    kind_of,
+    may_be_watched,
+    note,
+)
 from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS, NOT_KNOWN
 
@@ -120,7 +130,7 @@ def decode_frames(
     directions, flow_direction = frames.flow_direction, out.flow_direction
     wants_direction = len(flow_direction) > 0
     if spots is not None:
-        watched, place_mask = spots.watched, np.uint64(len(spots.watched) - 1)
+        watching = spots.watching
     for i in range(count):
         start, time_ns = starts[i], times[i]
         off_the_clock = time_ns < 0 or time_ns > LATEST_NS
@@ -204,7 +214,7 @@ def decode_frames(
                     kind |= ANEW
                 elif (
                     kind == NOTHING
-                    and watched[flow & place_mask]
+                    and may_be_watched(watching, flow)
                     and payload < ip.stop
                     and is_watched(spots, flow, is_from_b)
                 ):

@@ -17,6 +17,7 @@ LEAST_S, MOST_S = 60, 86_400
 """Bounds on how long an answer holds: clients keep an address for a while even where its TTL is 0."""
 _WINDOW = 8
 _ANY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_ODD, _40, _3, _7 = np.uint64(0x9E3779B97F4A7C15), np.uint64(40), np.uint64(3), np.uint64(7)
 
 
 class Answers(NamedTuple):
@@ -28,13 +29,51 @@ class Answers(NamedTuple):
     """Event time up to which the entry holds."""
     name: NDArray[np.uint32]
     """Number of the name."""
+    some: NDArray[np.uint8]
+    """(entries / 4,) two bits an entry: those of addresses that an answer told are set, so that all others, which most
+    flows have, are not looked up."""
+    entered: NDArray[np.int64]
+    """(1,) addresses whose bits were set since they were last made anew."""
 
 
 def new_answers(entries: int = ROOM) -> Answers:
     """Return an empty table; ``entries`` is 0 or a power of two."""
     return Answers(
-        np.zeros((entries, 5), np.uint64), np.zeros(entries, np.int64), np.zeros(entries, np.uint32)
+        np.zeros((entries, 5), np.uint64),
+        np.zeros(entries, np.int64),
+        np.zeros(entries, np.uint32),
+        np.zeros(entries // 4, np.uint8),
+        np.zeros(1, np.int64),
     )
+
+
+@njit(cache=True, nogil=True)
+def _bit(answers: Answers, s0: np.uint64, s1: np.uint64) -> np.uint64:
+    """Return the number of an address's bit."""
+    mixed = (s0 ^ (s1 * _ODD)) * _ODD
+    return (mixed >> _40) & np.uint64(8 * len(answers.some) - 1)
+
+
+@njit(cache=True, nogil=True)
+def _set(answers: Answers, s0: np.uint64, s1: np.uint64) -> None:
+    bit = _bit(answers, s0, s1)
+    answers.some[bit >> _3] |= np.uint8(1) << np.uint8(bit & _7)
+
+
+@njit(cache=True, nogil=True)
+def _is_set(answers: Answers, s0: np.uint64, s1: np.uint64) -> bool:
+    bit = _bit(answers, s0, s1)
+    return bool((answers.some[bit >> _3] >> np.uint8(bit & _7)) & np.uint8(1))
+
+
+@njit(cache=True, nogil=True)
+def _renew(answers: Answers) -> None:
+    """Set the bits of the addresses in the table, and no others."""
+    answers.some[:] = 0
+    answers.entered[0] = 0
+    for at in range(len(answers.until_ns)):
+        if answers.key[at, 4]:
+            _set(answers, answers.key[at, 0], answers.key[at, 1])
 
 
 @njit(cache=True, nogil=True)
@@ -77,6 +116,8 @@ def name_of(
     What the other end itself was told comes first, then what anybody was: an answer may go to a resolver that
     asks for its clients. Of the two ends the destination comes first.
     """
+    if not (_is_set(answers, d0, d1) or _is_set(answers, s0, s1)):
+        return -1
     found = _get(answers, d0, d1, s0, s1, version, time_ns)
     if found < 0:
         found = _get(answers, s0, s1, d0, d1, version, time_ns)
@@ -114,5 +155,9 @@ def learn(answers: Answers, told: Told, event: int, name: int, now_ns: int) -> N
     for i in range(told.address_stop[event - 1] if event else 0, told.address_stop[event]):
         s0, s1 = told.address[i]
         version = int(told.version[i])
+        if 2 * answers.entered[0] >= len(answers.until_ns):
+            _renew(answers)
+        answers.entered[0] += 1
+        _set(answers, s0, s1)
         _put(answers, s0, s1, c0, c1, version, until_ns, name)
         _put(answers, s0, s1, _ANY, _ANY, version, until_ns, name)

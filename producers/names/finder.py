@@ -28,7 +28,7 @@ from producers.names.spots import (
 from producers.names.text import MORE, NOTHING, Verdict
 from producers.names.tls import HELLO_ROOM, tls_name
 from producers.names.told import EVENTS, Told, allocate_told, is_full, tell, with_room
-from producers.names.whole import COUNTS, GIVEN_UP, allocate_room, read_whole
+from producers.names.whole import COUNTS, GIVEN_UP, about, allocate_room, read_whole
 from producers.privacy.privacy import Privacy
 from schemas.packets import NameSource
 
@@ -139,10 +139,10 @@ class NameFinder:
 
         Addresses in the columns are words (``producers.decoder.kernel.writable``).
         """
-        spots, n, is_free = self._spots, 0, False
+        spots, n, is_free, packets = self._spots, 0, False, about(columns)
         before = int(self._told.filled[EVENTS])
         while True:
-            n = read_whole(spots, n, is_free, raw, columns, self._told, self._counts, self._room)
+            n = read_whole(spots, n, is_free, raw, packets, self._told, self._counts, self._room)
             if n == spots.noted[0]:
                 break
             if is_full(self._told):

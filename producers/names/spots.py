@@ -29,6 +29,7 @@ WATCH = 32
 _FROM_B = 128
 _FLOWS = 1 << 16
 _FLOW_MASK = np.uint64(_FLOWS - 1)
+_3, _7 = np.uint64(3), np.uint64(7)
 
 
 class Spots(NamedTuple):
@@ -37,7 +38,7 @@ class Spots(NamedTuple):
     noted: NDArray[np.int64]
     """(1,) how many."""
     row: NDArray[np.int64]
-    """Row of the packet's columns; this and the next four have room for all rows of a block, or for none."""
+    """Row of the packet's columns; this and the next four have room for all rows of a block."""
     kind: NDArray[np.uint8]
     transport: NDArray[np.int64]
     """Index of the transport header in the buffer of frames."""
@@ -52,13 +53,15 @@ class Spots(NamedTuple):
     goes on in them; and, in the highest bit, the direction in which it tells it."""
     watched_flow: NDArray[np.uint64]
     """(65536,) which flow that is."""
+    watching: NDArray[np.uint8]
+    """(8192,) a bit for each place of ``watched`` that is not 0: it is looked at for each packet, and so small stays
+    in the cache."""
     waiting: NDArray[np.uint16]
     """(65536,) by the same bits: of how many flows the finder waits for more."""
 
 
 def allocate_spots(rows: int) -> Spots:
-    """Return an empty list with room for ``rows`` packets; 0 rows: nothing is looked for."""
-    flows = _FLOWS if rows else 1
+    """Return an empty list with room for ``rows`` packets."""
     return Spots(
         np.zeros(1, np.int64),
         np.zeros(rows, np.int64),
@@ -66,10 +69,11 @@ def allocate_spots(rows: int) -> Spots:
         np.zeros(rows, np.int64),
         np.zeros(rows, np.int64),
         np.zeros(rows, np.int64),
-        np.zeros(flows, np.uint64),
-        np.zeros(flows, np.uint8),
-        np.zeros(flows, np.uint64),
-        np.zeros(flows, np.uint16),
+        np.zeros(_FLOWS, np.uint64),
+        np.zeros(_FLOWS, np.uint8),
+        np.zeros(_FLOWS, np.uint64),
+        np.zeros(_FLOWS // 8, np.uint8),
+        np.zeros(_FLOWS, np.uint16),
     )
 
 
@@ -127,10 +131,30 @@ def goes_on(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> bool:
 
 
 @njit(cache=True, nogil=True, forceinline=True)
+def may_be_watched(watching: NDArray[np.uint8], flow_hash: np.uint64) -> bool:
+    """Return whether a flow is watched, or another of its place."""
+    place = flow_hash & _FLOW_MASK
+    return bool((watching[place >> _3] >> np.uint8(place & _7)) & np.uint8(1))
+
+
+@njit(cache=True, nogil=True, forceinline=True)
 def is_watched(spots: Spots, flow_hash: np.uint64, direction: int) -> bool:
-    """Return whether any packet of a flow's direction is to be noted; ask where ``watched`` is not 0."""
+    """Return whether any packet of a flow's direction is to be noted; ask where it ``may_be_watched``."""
     place = flow_hash & _FLOW_MASK
     return bool(spots.watched_flow[place] == flow_hash and spots.watched[place] >> 7 == direction)
+
+
+@njit(cache=True, nogil=True)
+def _set_watched(spots: Spots, flow_hash: np.uint64, packets: int, direction: int) -> None:
+    place = np.uint64(flow_hash) & _FLOW_MASK
+    bit = np.uint8(1) << np.uint8(place & _7)
+    if packets:
+        spots.watched[place] = packets | (_FROM_B if direction else 0)
+        spots.watched_flow[place] = flow_hash
+        spots.watching[place >> _3] |= bit
+    else:
+        spots.watched[place] = 0
+        spots.watching[place >> _3] &= ~bit
 
 
 @njit(cache=True, nogil=True)
@@ -157,11 +181,9 @@ def note(
     elif looks != DNS and looks != DNS_OVER_TCP and spots.settled[place] == flow_hash:
         return
     if looks == REST:
-        left = (spots.watched[place] & ~_FROM_B) - 1
-        spots.watched[place] = left | (spots.watched[place] & _FROM_B) if left else 0
+        _set_watched(spots, flow_hash, (spots.watched[place] & ~_FROM_B) - 1, direction)
     elif looks in (TLS, HTTP) and is_whole and goes_on(raw, payload, stop, looks):
-        spots.watched[place] = WATCH | (_FROM_B if direction else 0)
-        spots.watched_flow[place] = flow_hash
+        _set_watched(spots, flow_hash, WATCH, direction)
     n = spots.noted[0]
     spots.noted[0] = n + 1
     spots.row[n], spots.kind[n] = row, kind
@@ -176,13 +198,11 @@ def begins_anew(protocol: int, flags: int) -> bool:
 
 def watch(spots: Spots, flow_hash: int, direction: int) -> None:
     """Have a flow's next packets in a direction noted, whatever they look like."""
-    place = place_of(flow_hash)
-    spots.watched[place] = WATCH | (_FROM_B if direction else 0)
-    spots.watched_flow[place] = flow_hash
+    _set_watched(spots, np.uint64(flow_hash), WATCH, direction)
 
 
 def forget_watch(spots: Spots, flow_hash: int) -> None:
     """Have a flow's packets noted no more for what was waited for."""
     place = place_of(flow_hash)
     if int(spots.watched_flow[place]) == flow_hash:
-        spots.watched[place] = 0
+        _set_watched(spots, np.uint64(flow_hash), 0, 0)

@@ -45,6 +45,23 @@ class Room(NamedTuple):
     initial: InitialRoom
 
 
+class AboutPackets(NamedTuple):
+    """What is asked of packets: a few of the columns, since each array costs a call some time."""
+
+    flow_hash: NDArray[np.uint64]
+    direction: NDArray[np.uint8]
+    address_a: NDArray[np.uint64]
+    """As words."""
+    address_b: NDArray[np.uint64]
+    octets: NDArray[np.uint32]
+    header_octets: NDArray[np.uint16]
+
+
+def about(columns: PacketColumns) -> AboutPackets:
+    """Return what is asked of packets; addresses in the columns are words."""
+    return AboutPackets(*(getattr(columns, name) for name in AboutPackets._fields))
+
+
 def allocate_room() -> Room:
     """Return memory to work in."""
     return Room(
@@ -61,7 +78,7 @@ def read_whole(
     n: int,
     is_free: bool,
     raw: NDArray[np.uint8],
-    columns: PacketColumns,
+    columns: AboutPackets,
     told: Told,
     counts: NDArray[np.int64],
     room: Room,
@@ -73,7 +90,7 @@ def read_whole(
         n: the one to begin with.
         is_free: the finder waits for nothing more of its flow.
         raw: buffer that they lie in.
-        columns: of the packets; addresses as words.
+        columns: of the packets.
         told: takes the events. Where it is full, too, the number of the next packet is returned.
         counts: (COUNTS,) flows given up, and names and answers by source.
         room: memory to work in.
