@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -19,11 +19,12 @@ from flowgauge.settings import Effective, load
 from flowgauge.settings_values import toml_value
 from models.explore import front as fronts
 from models.explore.costs import LINK_GBPS, Costs, KindPrices, Pricing
-from models.explore.rows import make_rows
+from models.explore.rows import Rows, make_rows
 from models.explore.scoring import Judge, make_judge
 from models.explore.search import Choice, search
+from models.explore.tables import check_task, table_judge
 from models.explore.task import NAME, Moment, Task, find_task
-from models.explore.truth import read_truth
+from models.explore.truth import Truth, read_truth
 from schemas.errors import InputError, SettingsError
 from streams.codegen import resolve
 from streams.config import StreamsSettings
@@ -48,6 +49,7 @@ def run(
     task_name: str,
     captures: Sequence[str],
     labels: Sequence[str],
+    tables: Sequence[str],
     output: Path,
     changed: dict[str, Any],
     trials: int,
@@ -59,9 +61,9 @@ def run(
     settings = effective.get("streams", StreamsSettings)
     task = find_task(task_name)
     task = _changed(task, changed)
-    captures, labels = _expanded(captures), _expanded(labels)
-    truth = read_truth(labels, captures, task.label_column)
-    _settle(output, task, captures, labels)
+    captures, labels, tables = _expanded(captures), _expanded(labels), _expanded(tables)
+    judge_of = _judge_of(task, captures, labels, tables)
+    _settle(output, task, (*captures, *labels, *tables))
     with stopping() as stop:
         pricing = Pricing(captures, task.features, task.moments[-1], settings, _PACKETS)
         ready: dict[Moment, _Ready] = {}
@@ -70,8 +72,9 @@ def run(
                 return stop.exit_code
             _say(f"rows: {moment}")
             rows = make_rows(captures, task.features, moment, settings, task.least_flow_octets)
-            judge = make_judge(task, rows, truth(rows))
-            span_s = float(np.median(judge.rows.end_ns - judge.rows.begin_ns)) / 1e9
+            judge, span_s = judge_of(rows)
+            if span_s is None:
+                span_s = float(np.median(rows.end_ns - rows.begin_ns)) / 1e9
             ready[moment] = _Ready(judge, span_s, pricing.rows_per_hour(rows))
         with step_progress() as on_step:
             prices = _prices(output, pricing, task, repeats, on_step, stop)
@@ -112,6 +115,27 @@ def run(
     return 0
 
 
+def _judge_of(
+    task: Task, captures: Sequence[str], labels: Sequence[str], tables: Sequence[str]
+) -> Callable[[Rows], tuple[Judge, float | None]]:
+    """Return what judges rows and tells their median time to decision: by labels, or by tables in their stead."""
+    if tables:
+        if labels:
+            raise SettingsError("--tables hold their labels: give no --labels")
+        check_task(task)
+        judged = table_judge(task, tables)
+        return lambda rows: judged
+    if not labels:
+        raise SettingsError("--labels are missing, or --tables with labels in them")
+    truth = read_truth(labels, captures, task.label_column)
+    return lambda rows: _by_labels(task, rows, truth)
+
+
+def _by_labels(task: Task, rows: Rows, truth: Truth) -> tuple[Judge, float]:
+    judge = make_judge(task, rows, truth(rows))
+    return judge, float(np.median(judge.rows.end_ns - judge.rows.begin_ns)) / 1e9
+
+
 def _say(text: str) -> None:
     print(f"flowgauge: {text}", file=sys.stderr, flush=True)
 
@@ -132,17 +156,15 @@ def _expanded(given: Sequence[str]) -> list[str]:
     return [path for text in given for path in (sorted(glob(text)) or [text])]  # noqa: PTH207
 
 
-def _settle(folder: Path, task: Task, captures: Sequence[str], labels: Sequence[str]) -> None:
+def _settle(folder: Path, task: Task, paths: Sequence[str]) -> None:
     """Write what the search is made of, or check that the one in ``folder`` is of the same."""
     try:
-        files = [[Path(p).name, Path(p).stat().st_size] for p in (*captures, *labels)]
+        files = [[Path(p).name, Path(p).stat().st_size] for p in paths]
         made = json.loads(json.dumps({"version": 1, "task": task.model_dump(), "files": files}))
         path = folder / STUDY
         if path.exists():
             if json.loads(path.read_text(encoding="utf-8")) != made:
-                raise SettingsError(
-                    f"{path}: that search is of another task, captures or labels; give another -o"
-                )
+                raise SettingsError(f"{path}: that search is of another task or other files; give another -o")
             return
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

@@ -22,13 +22,22 @@ def command(
             help="A capture, or a quoted pattern ('lab/*.pcap.gz'); may be repeated.",
         ),
     ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the search is kept.")],
     labels: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--labels", metavar="FILE", help="Labels by flow, by second or by capture; may be repeated."
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the search is kept.")],
+    ] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tables",
+            metavar="FILE",
+            help="Ready-made tables of flows, labels included (.csv, .csv.gz): quality is judged on these, and the "
+            "captures only tell prices. May be repeated.",
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option(min=1, metavar="N", help="Choices tried, those of before counted.")
     ] = 60,
@@ -63,4 +72,16 @@ def command(
 
     changed = {"metric": metric, "label_column": label_column, "group_by": group_by}
     effective = load(config, {}, settings or ())
-    return run(effective, task, captures, labels, output, changed, trials, repeats, confirm, as_json)
+    return run(
+        effective,
+        task,
+        captures,
+        labels or (),
+        tables or (),
+        output,
+        changed,
+        trials,
+        repeats,
+        confirm,
+        as_json,
+    )

@@ -56,8 +56,13 @@ class Judge:
         return folds.split(values, self.labels, self.groups)
 
 
-def make_judge(task: Task, rows: Rows, labels: Texts) -> Judge:
-    """Return the judge of labelled rows; raises InputError where too few are labelled."""
+def make_judge(task: Task, rows: Rows, labels: Texts, group_name: str = "") -> Judge:
+    """Return the judge of labelled rows; raises InputError where too few are labelled.
+
+    ``group_name``: rows are grouped by ``Rows.capture``, which is told by this name.
+    """
+    if task.merge:
+        labels = np.array([task.merge.get(str(label), label) for label in labels.tolist()], object)
     known = np.flatnonzero(labels != "")
     if len(known) > task.most_rows:
         known = np.sort(np.random.default_rng(0).choice(known, task.most_rows, replace=False))
@@ -74,7 +79,8 @@ def make_judge(task: Task, rows: Rows, labels: Texts) -> Judge:
     if not len(known) or (task.metric != "rmse" and len(classes) < 2):
         told = f"only {classes[0]}" if classes else "none"
         raise InputError(f"{len(known):,} rows have a label, {told}: nothing to tell apart")
-    group_by, groups = _groups(rows, of_class, task.group_by)
+    group_by, groups = _groups(rows, of_class, "capture" if group_name else task.group_by)
+    group_by = group_name or group_by
     folds = min(task.folds, len(np.unique(groups)))
     if folds < 2:
         raise InputError(

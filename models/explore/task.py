@@ -15,6 +15,8 @@ from streams.config import Kind, RepresentationSettings
 
 Metric = Literal["f1_macro", "f1_weighted", "rmse"]
 Group = Literal["auto", "capture", "host", "flow"]
+COUNTS = "counts"
+"""Key of a table's columns that every choice has."""
 NAME = "explore"
 """Of the representation in the settings files."""
 
@@ -35,6 +37,26 @@ class Task(Settings):
         description="What no two folds share: capture, host (the flow's source), flow. auto: the first of them "
         "that there are enough of.",
     )
+    merge: dict[str, str] = Field(
+        default={},
+        description='Labels taken for another one, as tiny = "low"; rows of a label taken for "" are left out.',
+    )
+    columns: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="For tables of flows: which of their columns stand for each candidate, and for the counts that "
+        "every row has (counts).",
+    )
+    group_column: str = Field(
+        default="", description="For tables: the column whose values no two folds share, such as a host."
+    )
+    group_span: float = Field(
+        default=0.0,
+        ge=0,
+        description="For tables: group_column is a number, of which spans of this length are groups; 0: no.",
+    )
+    seconds_column: str = Field(
+        default="", description="For tables: the column of flows' durations in seconds."
+    )
     folds: int = Field(default=5, ge=2, le=20, description="Most folds of the cross-validation.")
     least_flow_octets: int = Field(
         default=0,
@@ -49,6 +71,9 @@ class Task(Settings):
     def _has_rows(self) -> Task:
         if not (self.periods_s or self.depths or self.whole_flow):
             raise ValueError("a task tries periods_s, depths or whole_flow, one at least")
+        unknown = sorted(set(self.columns) - {COUNTS, *self.features})
+        if unknown:
+            raise ValueError(f"columns of {', '.join(unknown)}: not among the features")
         return self
 
     @property
