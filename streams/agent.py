@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,8 @@ from streams.partition import Partition
 from streams.plan import Plan
 from streams.probe_flows import warm_up
 from streams.probe_watch import ProbeWatch
+from streams.services.live_rules import LiveRules
+from streams.services.rules import RuleBook
 
 log = logging.getLogger("flowgauge")
 
@@ -63,6 +65,7 @@ class FlowsAgent:
         self._meter = meter or StageMeter("flows", "packets")
         self._prices = LivePrices(self.plan)
         self._watch = ProbeWatch(round(settings.probe_silence_s * 1e9))
+        self._rules = LiveRules()
         self._next_telemetry_ns = 0
         self._told_missing: set[str] = set()
 
@@ -172,7 +175,18 @@ class FlowsAgent:
         self.flush()
         self._let_go()
 
+    def rules_without_match(self) -> list[str]:
+        """Return the rules of services that matched nothing in the partitions let go of since the worker started."""
+        return self._rules.without_match()
+
+    def _books(self) -> Iterator[tuple[str, RuleBook]]:
+        for partition in self.partitions.values():
+            for name, probe in partition.probes.items():
+                yield name, probe.flows.book
+
     def _let_go(self) -> None:
+        if self.plan.services:
+            self._rules.let_go(self._books())
         for partition in self.partitions.values():
             self.totals.update(partition.counts())
         for held in (self.partitions, self.next_offset, self._saved, self._slots):
@@ -260,5 +274,7 @@ class FlowsAgent:
         self._meter.lag_records = waiting
         self._prices.tell(self._meter.gauge)
         self._watch.tell(self._meter.gauge, time.monotonic_ns())
+        if self.plan.services:
+            self._rules.tell(self._books(), self._meter.gauge)
         record = encode("CostTelemetry", self._meter.snapshot())
         self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)

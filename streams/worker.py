@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,6 +15,11 @@ from streams.agent import FlowsAgent
 from streams.codegen import resolve
 from streams.config import StreamsSettings
 from streams.faust_app import Runner
+
+log = logging.getLogger("flowgauge")
+
+_NAMED = 10
+"""Rules without a match that are named when the worker stops."""
 
 
 def required_topics(settings: StreamsSettings) -> tuple[tuple[str, bool], ...]:
@@ -46,6 +52,9 @@ def run_worker(
     _check_topics(sink, settings, bus)
     agent = FlowsAgent(settings, bus, sink)
     code = Runner(agent, [PACKETS], bus, settings).run()
+    if unmatched := agent.rules_without_match():
+        more = f" and {len(unmatched) - _NAMED:,} more" if len(unmatched) > _NAMED else ""
+        log.warning("rules of services that matched nothing: %s%s", ", ".join(unmatched[:_NAMED]), more)
     return code, agent.counts()
 
 

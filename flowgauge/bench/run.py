@@ -22,7 +22,7 @@ from schemas.errors import InputError, SettingsError
 from streams.config import StreamsSettings
 
 STAGES = (
-    "decode", "flows", "encode", "agent", "bus", "state", "features", "publish", "record", "latency",
+    "decode", "flows", "encode", "agent", "bus", "state", "features", "names", "publish", "record", "latency",
     "packet_models", "recovery", "telemetry", "capture", "anonymise", "spool",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
@@ -188,6 +188,10 @@ class _Bench:
             from flowgauge.bench.stages.features import features
 
             return features(self._corpus, self._bus.partitions, self._options.min_seconds)
+        if stage == "names":
+            from flowgauge.bench.stages.names import names
+
+            return names(self._corpus, self._streams, self._bus.partitions, self._options.min_seconds)
         if stage == "state":
             from flowgauge.bench.stages.state import state
 

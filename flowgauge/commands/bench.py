@@ -56,8 +56,9 @@ def command(
     Captures are expanded into temporary files first and repeated, with event time going on, until the run is
     long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
     give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
-    exactly one flow record; where not, the exit code is 1. Ten stages have to be asked for: features, the
-    price of packet counters, TCP state and video segments; publish, predictions into Kafka from one process;
+    exactly one flow record; where not, the exit code is 1. Eleven stages have to be asked for: features, the
+    price of packet counters, TCP state, video segments and a feature of your own; names, what names and services
+    cost; publish, predictions into Kafka from one process;
     record, feature rows and predictions into Parquet; latency, which sends packets at a steady rate and
     measures how long after a packet batch was sent its predictions can be read; packet_models, LSTMs on single
     packets beside keras.predict, which needs TensorFlow; recovery, what copies of the flow state cost a worker and

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.encode import KEPT_PACKETS
+from flowgauge.features import write_new
 from producers.sources.capture import open_capture
 from schemas.columns import Array
 from schemas.packets import PacketBatch
@@ -20,6 +23,8 @@ from streams.table import used_bytes
 COUNTERS = ("counters",)
 TCP = ("tcp_flag_counts", "tcp_delivery", "tcp_rtt", "tcp_receive_window")
 VIDEO = ("video_segments",)
+OWN = "changes"
+"""A feature of the user's: the one that `flowgauge feature new` writes."""
 ALL = COUNTERS + TCP + VIDEO
 EVERY_S = 10.0
 """Length of the windows: that of the measurements these figures are held against."""
@@ -27,10 +32,14 @@ FULL_FLOWS = 1 << 14
 
 
 def features(corpus: Corpus, partitions: int, min_seconds: float) -> list[Result]:
-    """Measure packet counters alone, and with TCP state and video segments, in windows of 10 s."""
+    """Measure packet counters in windows of 10 s: alone, with a feature of the user's, with TCP state and video."""
     alone, together = FeatureEngine(COUNTERS, every_s=EVERY_S), FeatureEngine(ALL, every_s=EVERY_S)
+    with tempfile.TemporaryDirectory(prefix="flowgauge-bench-") as folder:
+        own = str(write_new(OWN, Path(folder)))
+        with_own = FeatureEngine((*COUNTERS, OWN), every_s=EVERY_S, feature_files=(own,))
     return [
         _rate("features_counters", alone, corpus, partitions, min_seconds),
+        _rate("features_counters_own", with_own, corpus, partitions, min_seconds),
         _rate("features_counters_tcp_video", together, corpus, partitions, min_seconds),
         _state(together),
         _record(together, corpus, partitions),
