@@ -86,8 +86,7 @@ class StreamedCapture:
     def use(self, reading: Reading) -> None:
         """Read so from now on."""
         self._reading = reading
-        if reading.names is not None:
-            self._state = self._state._replace(spots=reading.names.spots(reading.block_packets))
+        self._spots = None if reading.names is None else reading.names.spots(reading.block_packets)
         if self._reader is not None:
             self._reader.names, self._reader.privacy = reading.names, reading.privacy
         self._columns = allocate(reading.block_packets, reading.extra)
@@ -102,7 +101,11 @@ class StreamedCapture:
         """
         try:
             reader = self._reader = self._reader or self._open()
-            rows = 0 if reader is None else reader.fill(self._target, self._state, self._reading.tap)
+            rows = (
+                0
+                if reader is None
+                else reader.fill(self._target, self._state, self._reading.tap, self._spots)
+            )
         except NothingYet:
             return None
         except CorruptStream as error:

@@ -13,8 +13,8 @@ from producers.decoder.reasons import counters_of
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.names.finder import NameFinder
-from producers.privacy.privacy import Privacy
 from producers.names.spots import Spots
+from producers.privacy.privacy import Privacy
 from producers.sources.window import CorruptStream, Window
 
 MAX_CAPTURED = 262_144

@@ -21,6 +21,7 @@ from producers.decoder.octets import u8, u16_big, u16_little, u32_big, u32_littl
 from producers.decoder.reasons import BAD_RECORD, NOT_IP
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
+from producers.names.spots import Spots
 from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
 
 # Block descriptor.
@@ -209,6 +210,7 @@ def decode_ring(
     state: DecodeState,
     spans: Spans | None,
     macs: NDArray[np.int64],
+    spots: Spots | None = None,
 ) -> int:
     """Decode what the kernel has handed over into ``out`` from ``row`` on, as long as there is room.
 
@@ -222,7 +224,7 @@ def decode_ring(
         )
         if count == 0:
             break
-        row = decode_frames(raw, frames, count, out, row, state, spans)
+        row = decode_frames(raw, frames, count, out, row, state, spans, spots)
     return row
 
 

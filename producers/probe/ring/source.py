@@ -14,7 +14,7 @@ from producers.decoder.kernel import allocate_frames, writable
 from producers.decoder.link import ETHERNET
 from producers.decoder.reasons import counters_of
 from producers.decoder.state import allocate_state
-from producers.names.spots import allocate_spots
+from producers.names.spots import Spots
 from producers.names.told import NOTHING_TOLD
 from producers.probe.config import ProbeSettings
 from producers.probe.log import LOGGER
@@ -99,6 +99,8 @@ class RingSource:
         self._macs = macs_of(options.macs)
         self._prefixes = prefixes_of(options.prefixes)
         self._state = allocate_state()
+        self._spots: Spots | None = None
+        """Where packets that may tell a name are noted."""
 
     def _set_up(self) -> None:
         """Give the socket its ring and bind it to the interface as it stands now."""
@@ -149,8 +151,7 @@ class RingSource:
         """Take in how to read; compiles or loads the kernels."""
         self._reading = reading
         self._columns = allocate(reading.block_packets, reading.extra)
-        spots = None if reading.names is None else reading.names.spots(reading.block_packets)
-        self._state = self._state._replace(spots=spots or allocate_spots(0))
+        self._spots = None if reading.names is None else reading.names.spots(reading.block_packets)
         # Without room for a packet the ring is left alone.
         self._target = writable(allocate(0, reading.extra))
         self._decode()
@@ -180,6 +181,7 @@ class RingSource:
             self._state,
             spans,
             self._macs,
+            self._spots,
         )
         if self._reading.extra.direction and len(self._prefixes.version):
             direct_by_prefix(self._target, rows, self._prefixes)
@@ -193,8 +195,8 @@ class RingSource:
         """Return the packets of the blocks that the kernel has handed over, at most ``block_packets``."""
         reading, rows = self._reading, self._decode()
         told = NOTHING_TOLD
-        if reading.names is not None:
-            if self._state.spots.noted[0]:
+        if reading.names is not None and self._spots is not None:
+            if self._spots.noted[0]:
                 reading.names.read(self._raw, self._target)
             told = reading.names.take()
         if reading.privacy is not None:

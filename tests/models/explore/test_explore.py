@@ -23,6 +23,8 @@ from schemas.community_id import address_bytes
 from schemas.errors import InputError, SettingsError
 from schemas.flow_key import flow_id_of, hash_five_tuple, probe_hash_of
 from streams.config import StreamsSettings
+from streams.feature import available_features
+from tests.conftest import ROOT
 
 WINDOW = Moment("window", every_s=1.0)
 A, B = address_bytes("10.0.0.1")[0], address_bytes("10.0.0.2")[0]
@@ -184,6 +186,13 @@ def test_tasks_that_are_none(tmp_path: Path) -> None:
     assert [str(m) for m in find_task(str(path)).moments] == ["window 1 s", "window 5 s", "4 packets"]
 
 
+@pytest.mark.parametrize("name", ["video", "attacks", "westermo"])
+def test_the_worked_examples_are_tasks(name: str) -> None:
+    task = find_task(str(ROOT / "examples" / "explore" / f"{name}.toml"))
+    assert set(task.features) <= set(available_features())
+    assert task.merge
+
+
 def test_explore_writes_a_front_ready_to_run(demo_capture: Path, tmp_path: Path) -> None:
     task = tmp_path / "task.toml"
     task.write_text('features = ["counters"]\nperiods_s = [1.0]\n')
@@ -192,7 +201,7 @@ def test_explore_writes_a_front_ready_to_run(demo_capture: Path, tmp_path: Path)
 
     def run(captures: list[str]) -> int:
         return explore.run(
-            load(None, environment={}), str(task), captures, [labels], out, {}, 3, 3, 1, as_json=False
+            load(None, environment={}), str(task), captures, [labels], [], out, {}, 3, 3, 1, as_json=False
         )
 
     assert run([str(demo_capture)]) == 0
@@ -210,5 +219,5 @@ def test_explore_writes_a_front_ready_to_run(demo_capture: Path, tmp_path: Path)
     assert float(points[0]["cpu_ns"]) > 0
     assert (out / "front.svg").exists()
     assert "## Front" in (out / "front.md").read_text()
-    with pytest.raises(SettingsError, match="another task, captures or labels"):
+    with pytest.raises(SettingsError, match="another task or other files"):
         run([str(demo_capture)] * 2)
