@@ -36,7 +36,7 @@ class LiveRules:
             for text, count in zip(self._texts[probe], hits.tolist(), strict=True)
             if count
         }
-        known = dict.fromkeys(text for texts in self._texts.values() for text in texts[1:])
+        known = dict.fromkeys(text for probe in self._hits for text in self._texts[probe][1:])
         return [text for text in known if text not in matched]
 
     def _all(self, books: Iterable[tuple[str, RuleBook]]) -> dict[str, NDArray[np.int64]]:
