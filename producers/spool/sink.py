@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -350,10 +351,15 @@ class SpoolSink:
 
     def _start_again(self, reason: str) -> None:
         """Go on with another producer: this one cannot."""
-        self._life += 1
+        self._leave_bus()
         self._bus = self._make_bus()
         self._trouble = ""
         self._fail(reason)
+
+    def _leave_bus(self) -> None:
+        """Have the producer send nothing any more: by itself it goes on, behind or between what another one sends."""
+        self._life += 1
+        self._bus.purge()
 
     def _recover(self) -> None:
         """Once the pause is over and no answer is owed any more, hand all over again, oldest first."""
@@ -475,7 +481,14 @@ class SpoolSink:
             self._sync_failed(error.strerror or str(error))
 
     def close(self) -> None:
-        """Let go of the folder; call ``flush`` before."""
+        """Send nothing any more and let go of the folder, where all without an answer stays for the next process.
+
+        ``flush`` before waits for answers. Of what was under way just now the next process sends some again.
+        """
+        with suppress(BusError):
+            self._bus.check()
+        self._save()
+        self._leave_bus()
         if self._syncer is not None:
             self._syncer.close()
         self.queue.close()

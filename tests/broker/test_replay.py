@@ -37,7 +37,7 @@ def capture(path: Path, packets: int = PACKETS, step_ns: int = MS) -> str:
 
 
 def read_all(bootstrap: str, topic: str, partition: int) -> list[bytes]:
-    """Return what a partition holds, up to its end at the time of the call."""
+    """Return what a partition holds; nothing may come any more."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "log_level": 0})
     where = TopicPartition(topic, partition, 0)
     end = consumer.get_watermark_offsets(where, timeout=20)[1]

@@ -134,6 +134,36 @@ def test_what_was_acknowledged_is_not_sent_by_the_next_process(tmp_path: Path) -
     assert numbers(world) == list(range(30))
 
 
+def test_a_sink_that_is_closed_sends_nothing_any_more(tmp_path: Path) -> None:
+    world = World()
+    world.up = False
+    sink = world.sink(tmp_path)
+    send(sink, 0, 30)
+    sink.close()
+    assert (sink.kept, sink.kept_items, sink.outstanding) == (30, 300, 0), "kept without a flush too"
+    world.up = True
+    other = world.sink(tmp_path)
+    world.later(other, 1)
+    assert numbers(world) == list(range(30)), "each of them once, by the one that has the folder"
+    other.close()
+
+
+def test_what_is_acknowledged_until_a_sink_is_closed_is_not_left_to_the_next(tmp_path: Path) -> None:
+    world = World()
+    world.up = False
+    sink = world.sink(tmp_path)
+    send(sink, 0, 30)
+    sink.flush(0)
+    world.up = True
+    sink.close()
+    assert (sink.acked, sink.kept, sink.outstanding) == (30, 0, 0)
+    other = world.sink(tmp_path)
+    assert not other.counts["recovered_messages"]
+    world.later(other, 1)
+    assert numbers(world) == list(range(30))
+    other.close()
+
+
 def test_a_full_queue_drops_its_oldest_segment_and_counts_it(tmp_path: Path) -> None:
     world = World()
     world.up = False
