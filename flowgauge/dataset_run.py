@@ -80,7 +80,12 @@ def run(
 
         if stop():
             return stop.exit_code
-        built = build(output, found.sources, found.labels, options, tell)
+        try:
+            built = build(output, found.sources, found.labels, options, tell)
+        except KeyboardInterrupt:
+            if not stop():
+                raise
+            return stop.exit_code
     _show(found, built, output, as_json)
     return 0
 

@@ -6,7 +6,9 @@ import errno
 import gzip
 import json
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from flowgauge import outcome
 from flowgauge.cli import invoke
 from flowgauge.dataset_labels import groups_beside, read_groups
+from flowgauge.progress import Update
 from models.packet.dataset import TEST, PacketDataset
 from producers.labels import COLUMNS
 from schemas.errors import InputError
@@ -252,3 +255,40 @@ def test_ndpi_labels_the_demo_capture(
     assert {"DNS", "HTTP", "SSH", "QUIC"} & set(told["classes"]) >= {"DNS", "HTTP"}
     assert PacketDataset.open(tmp_path / "out").rows == told["rows"]
     assert all(count["packets"] <= 200 and count["largest_flow"] <= 20 for count in told["counts"].values())
+
+
+@pytest.mark.parametrize(
+    ("how", "share", "code"),
+    [(signal.SIGINT, 0.0, 130), (signal.SIGTERM, 0.5, 143), (signal.SIGINT, 0.99, 130)],
+    ids=["while it labels", "while it counts", "while it writes"],
+)
+def test_a_stop_leaves_the_data_set_that_was_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    how: signal.Signals,
+    share: float,
+    code: int,
+) -> None:
+    """Nothing half-written is left, and what the data set would have replaced is whole."""
+    captures = [capture(tmp_path / f"{i}.pcap") for i in range(3)]
+    names = labels(tmp_path / "l.csv", ["mail", "web", "mail", "web"])
+    dataset(captures, "--labels", names, "-o", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    sent = []
+
+    @contextmanager
+    def kill(_verb: str) -> Iterator[Update]:
+        def update(_packets: int, done: float | None) -> None:
+            if (done or 0.0) >= share and not sent:
+                sent.append(done)
+                os.kill(os.getpid(), how)
+
+        yield update
+
+    monkeypatch.setattr("flowgauge.dataset_run.progress", kill)
+    capfd.readouterr()
+    dataset(captures, "--labels", names, "-o", tmp_path / "out", "--seed", "2", code=code)
+    assert sent and "Traceback" not in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert not list(tmp_path.glob(".out*"))
