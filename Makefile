@@ -15,7 +15,7 @@ demo: $(VENV)/.ready-demo ## Replay labelled traffic through the whole system an
 	@$(BIN)/flowgauge demo
 
 test: $(VENV)/.ready-dev tools lint ## Lint, type check and run all tests, on a real Kafka broker too.
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready-dev ## Check style and types.
 	$(BIN)/ruff check $(SOURCES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -99,9 +99,13 @@ def root(
     """Take the options that stand before the subcommand; its help is _HELP."""
 
 
-def command_names(command: Any) -> set[str]:
-    """Return the names of the subcommands; one of two words begins with the name of another that takes arguments."""
-    return set(command.commands)
+def with_names_joined(words: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return a command line whose first two words are one where that is a subcommand's name, like ``bench serve``.
+
+    Its first word alone is another one that takes arguments, so it cannot be a group.
+    """
+    first = " ".join(words[:2])
+    return [first, *words[2:]] if first in names else list(words)
 
 
 def invoke(arguments: Sequence[str]) -> int | None:
@@ -110,9 +114,7 @@ def invoke(arguments: Sequence[str]) -> int | None:
     Errors are raised, the parser's own too: ``flowgauge.outcome.run`` tells them.
     """
     command = typer.main.get_command(app)
-    words = list(arguments)
-    if " ".join(words[:2]) in command_names(command):
-        words[:2] = [" ".join(words[:2])]
+    words = with_names_joined(arguments, command.commands)  # type: ignore[attr-defined]
     try:
         with command.make_context("flowgauge", words or ["--help"]) as context:
             result = command.invoke(context)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from typer.main import get_command
 
-from flowgauge.cli import app
+from flowgauge.cli import app, with_names_joined
 from infra.broker.__main__ import _parser as broker_parser
 
 
@@ -19,7 +19,8 @@ def parse(arguments: Sequence[str]) -> None:
         broker_parser().parse_args(list(arguments[1:]))
         return
     group = get_command(app)
-    with group.make_context("flowgauge", list(arguments)) as context:
+    words = with_names_joined(arguments, group.commands)  # type: ignore[attr-defined]
+    with group.make_context("flowgauge", words) as context:
         rest = [*context._protected_args, *context.args]
         name, command, rest = group.resolve_command(context, rest)  # type: ignore[attr-defined]
         command.make_context(name, rest, parent=context).close()

@@ -23,6 +23,8 @@ _PACKAGES = (
     "models.online.adaptive_tree",
     "models.online.classifier",
     "models.online.ensemble",
+    "models.online.observed",
+    "models.online.paths",
     "models.online.smoothed_naive_bayes",
 )
 _UNPICKLE = "__pyx_unpickle_"

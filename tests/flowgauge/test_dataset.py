@@ -275,7 +275,7 @@ def test_a_stop_leaves_the_data_set_that_was_there(
     names = labels(tmp_path / "l.csv", ["mail", "web", "mail", "web"])
     dataset(captures, "--labels", names, "-o", tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    sent = []
+    sent: list[float | None] = []
 
     @contextmanager
     def kill(_verb: str) -> Iterator[Update]:

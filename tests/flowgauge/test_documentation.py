@@ -21,8 +21,8 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 
 def test_every_command_is_documented() -> None:
     text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"^\| `([a-z-]+)[^`]*`", text, re.MULTILINE))
-    assert told == set(get_command(app).commands)  # type: ignore[attr-defined]
+    told = set(re.findall(r"^\| `([a-z-]+(?: serve(?=`))?)[^`]*`", text, re.MULTILINE))
+    assert told - {"packet-models serve", "cascade serve"} == set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_commands_and_flags_in_the_documentation_exist() -> None:
@@ -31,8 +31,9 @@ def test_commands_and_flags_in_the_documentation_exist() -> None:
     for page in pages:
         for command, rest in re.findall(r"\bflowgauge ([a-z][a-z-]*)((?: +[^`\n|>;&#]+)?)", _code(page)):
             assert command in commands, f"{page.name}: flowgauge {command}"
+            first = (rest.split() or [""])[0]
             parts = getattr(commands[command], "commands", {})
-            chosen = parts.get((rest.split() or [""])[0], commands[command])
+            chosen = parts.get(first) or commands.get(f"{command} {first}", commands[command])
             known = {name for option in chosen.params for name in [*option.opts, *option.secondary_opts]}
             for flag in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest):
                 nested = command == "broker"  # its own parser knows its flags

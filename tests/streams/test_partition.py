@@ -124,7 +124,7 @@ def test_rows_tell_what_made_them(plan: Plan) -> None:
     run = Run(plan)
     made = batch(one(), 5, probe="g", epoch=77, replayed=True).sealed(1111)
     batches = list(run.partition.apply(made, 2222, 0))
-    assert {b.representation for b in batches} == {"early", "deep"}
+    assert {b.representation for b in batches} == {"early", "deep", "steps"}
     for b in batches:
         assert (b.probe, b.partition, b.source_epoch, b.source_sequence) == ("g", 0, 77, 5)
         assert (b.probe_time_ns, b.flows_received_time_ns, b.replayed) == (1111, 2222, True)

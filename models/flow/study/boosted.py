@@ -87,9 +87,12 @@ def _train(fit: Fit, rounds: int, stop: Callable[[], bool], settings: dict[str, 
     callbacks = [lightgbm.record_evaluation(losses), watch]
     if len(used) > 1:
         callbacks.append(lightgbm.early_stopping(_PATIENCE, verbose=False))
-    booster = lightgbm.train(
-        parameters, sets[0], rounds, valid_sets=used, valid_names=names, callbacks=callbacks
-    )
+    try:
+        booster = lightgbm.train(
+            parameters, sets[0], rounds, valid_sets=used, valid_names=names, callbacks=callbacks
+        )
+    except lightgbm.basic.LightGBMError as error:  # its own checks stop some of what diverges
+        raise Diverged(f"LightGBM gave up: {str(error).splitlines()[0]}") from None
     # What is exported is the whole booster, so it must hold no more than the best rounds.
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or None))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +20,7 @@ from models.packet.store import StoredLibrary, cache_folder, open_library
 from schemas.codec import encode
 from schemas.errors import SettingsError
 from tests.models.packet.made import graph, model_folder
+from tests.waiting import wait_until
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -63,6 +65,8 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> StoredLibrary:
 def test_a_model_is_published_found_and_fetched(library: StoredLibrary, tmp_path: Path) -> None:
     assert list(library.titles()) == []
     card = library.add(model_folder(tmp_path / "made", version="2"))
+    second = int(time.time())  # S3 tells when an object was written by the second
+    wait_until(lambda: int(time.time()) > second, 5)
     library.add(model_folder(tmp_path / "made", version="1"))
     assert list(library.titles()) == [("packets", "2"), ("packets", "1")], "the newest last"
     assert library.card("packets", "2") == card and len(card.sha256) == 64
