@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import Any
 
 from aiokafka.abc import AbstractTokenProvider
@@ -12,8 +13,8 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     TopicAuthorizationFailedError,
 )
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AclOperation, AdminClient
 from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 
 from producers.config import BusSettings
@@ -21,6 +22,13 @@ from producers.security.clients import account, client_properties, forbidden, re
 from producers.security.tls import tls_context
 from producers.security.tokens import Token, Tokens
 from schemas.errors import BusError
+
+_AGAIN_S = 0.1
+_NOT_YET = frozenset({
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+})  # fmt: skip
 
 
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
@@ -58,17 +66,38 @@ def check_group(bus: BusSettings, group: str) -> None:
     """Raise BusError where ACLs keep this process out of its group (full name): Faust would wait for ever."""
     if bus.security_protocol == "PLAINTEXT":
         return
-    asked = AdminClient(client_properties(bus)).describe_consumer_groups(
-        [group], request_timeout=bus.connect_timeout_s
+    # A client that nobody holds is gone before it has answered.
+    admin = AdminClient(client_properties(bus))
+    until_s = time.monotonic() + bus.connect_timeout_s
+    while True:
+        try:
+            allowed = _may_read(admin, group, bus.connect_timeout_s)
+            break
+        except (KafkaException, TimeoutError) as error:
+            if not _passes(error) or time.monotonic() >= until_s:
+                return  # Faust tells it
+        time.sleep(_AGAIN_S)
+    if not allowed:
+        raise BusError(f"bus {bus.bootstrap}: no ACL of the bus lets {account(bus)} use the group {group}")
+
+
+def _may_read(admin: AdminClient, group: str, timeout_s: float) -> bool:
+    """Return whether ACLs let this client use the group; to see it is not enough. A broker may not tell that."""
+    asked = admin.describe_consumer_groups(
+        [group], include_authorized_operations=True, request_timeout=timeout_s
     )
     try:
-        asked[group].result(bus.connect_timeout_s + 1)
-    except (KafkaException, TimeoutError) as error:
+        operations = asked[group].result(timeout_s + 1).authorized_operations
+    except KafkaException as error:
         if forbidden(error):
-            raise BusError(
-                f"bus {bus.bootstrap}: no ACL of the bus lets {account(bus)} use the group {group}"
-            ) from error
-        # Anything else may pass, and Faust tells it.
+            return False
+        raise
+    return not operations or AclOperation.READ in operations
+
+
+def _passes(error: BaseException) -> bool:
+    """Return whether a broker has only just come to coordinate the group."""
+    return isinstance(error, KafkaException) and error.args[0].code() in _NOT_YET
 
 
 def what_is_refused(error: BaseException, bus: BusSettings) -> str:

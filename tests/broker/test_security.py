@@ -17,6 +17,14 @@ from urllib.parse import parse_qs
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from flowgauge import outcome
 from flowgauge.cli import invoke
@@ -345,9 +353,23 @@ def test_a_probe_writes_packets_and_its_telemetry_and_nothing_else(bus: SecureBu
 
 
 def test_a_flows_worker_without_its_group_stops_with_one_line(bus: SecureBus) -> None:
-    # eve may use the flows' topics, and the group of that role, but not another one.
-    worker, err = bus.start("streams", bus.account("eve"), group="someone-else")
-    assert worker.wait(90) == 4
-    lines = err.read_text(encoding="utf-8").splitlines()
-    assert "no ACL of the bus lets account eve use the group someone-else" in lines[-1]
-    assert not any("Traceback" in line for line in lines)
+    # eve may use the flows' topics, and the group of that role; another one she may see at most.
+    seen = AclBinding(
+        ResourceType.GROUP,
+        "seen",
+        ResourcePatternType.LITERAL,
+        "User:eve",
+        "*",
+        AclOperation.DESCRIBE,
+        AclPermissionType.ALLOW,
+    )
+    operator = AdminClient(client_properties(BusSettings(**bus.certificate("operator"))))
+    operator.create_acls([seen])[seen].result(20)
+    started = {
+        group: bus.start("streams", bus.account("eve"), group=group) for group in ("someone-else", "seen")
+    }
+    for group, (worker, err) in started.items():
+        assert worker.wait(90) == 4
+        lines = err.read_text(encoding="utf-8").splitlines()
+        assert f"no ACL of the bus lets account eve use the group {group}" in lines[-1]
+        assert not any("Traceback" in line for line in lines)
