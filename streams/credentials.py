@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclOperation, AdminClient
 from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 
-from producers.config import BusSettings
+from producers.config import BusSettings, topic_name
 from producers.security.clients import account, client_properties, forbidden, refusal
 from producers.security.tls import tls_context
 from producers.security.tokens import Token, Tokens
@@ -63,9 +63,10 @@ def faust_credentials(bus: BusSettings) -> Any:
 
 
 def check_group(bus: BusSettings, group: str) -> None:
-    """Raise BusError where ACLs keep this process out of its group (full name): Faust would wait for ever."""
+    """Raise BusError where ACLs keep this process out of its group (without the prefix): Faust would wait for ever."""
     if bus.security_protocol == "PLAINTEXT":
         return
+    group = topic_name(bus, group)
     # A client that nobody holds is gone before it has answered.
     admin = AdminClient(client_properties(bus))
     until_s = time.monotonic() + bus.connect_timeout_s

@@ -214,7 +214,7 @@ class Runner:
         Raises:
             FlowgaugeError: what made the worker stop.
         """
-        check_group(self._bus, f"{self._bus.topic_prefix}{self._settings.group}")
+        check_group(self._bus, self._settings.group)
         self._worker = _Worker(self.app)
         sys.setswitchinterval(_SWITCH_S)
         # What was made so far stays: a full collection that walked all of it would hold messages up.

@@ -19,6 +19,7 @@ from producers.config import BusSettings, topic_name
 from producers.health import Health
 from producers.metrics import serving
 from schemas.topics import DEAD_LETTERS, FLOWS_STATE, MODELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from streams.credentials import check_group
 from streams.faust_app import Runner
 
 
@@ -69,6 +70,7 @@ def run_worker(
         return 0, Counter()
     for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST):
         sink.require(topic_name(bus, name))
+    check_group(bus, settings.group)  # before a wait for a model that may be long
     missing = (
         f"no usable version of the cascade {settings.name} is live yet (library {Library(settings.library).root}): "
         "rows wait on the bus; flowgauge cascade publish makes one live"

@@ -21,6 +21,7 @@ from schemas.topics import (
     PREDICTIONS_PACKET,
     TELEMETRY_COST,
 )
+from streams.credentials import check_group
 from streams.faust_app import Runner
 
 REQUIRED = (
@@ -52,6 +53,7 @@ def run_worker(
         return 0, Counter()
     for name, by_flow in REQUIRED:
         sink.require(topic_name(bus, name), bus.partitions if by_flow else None)
+    check_group(bus, settings.group)  # before a wait for a model that may be long
     with LiveModel(settings, bus) as live:
         health = Health(settings.stall_s)
         # Waiting for a model is no fault: whoever checks the worker's health is told so from the start.

@@ -49,6 +49,7 @@ ACCOUNTS = {
     "flows-1": "SCRAM-SHA-512",
     "alice": "SCRAM-SHA-256",
     "eve": "SCRAM-SHA-512",
+    "bytes-1": "SCRAM-SHA-512",
 }
 ROLES = [
     "replay=replayer",
@@ -57,6 +58,7 @@ ROLES = [
     "models=models-1",
     "subscriber=alice",
     "flows=eve",
+    "packet-models=bytes-1",
 ]
 
 
@@ -271,6 +273,11 @@ REFUSED: dict[str, tuple[list[str], Settings, str]] = {
         ["replay", "{capture}"],
         lambda bus: bus.account("alice"),
         "no ACL of the bus lets account alice see packets",
+    ),
+    "a cascade without its group, before it waits for a model": (
+        ["cascade", "serve"],
+        lambda bus: bus.account("bytes-1"),
+        "no ACL of the bus lets account bytes-1 use the group flowgauge-cascade.flows",
     ),
     "a wrong password": (
         ["tail", "predictions.flow"],
