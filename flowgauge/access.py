@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
 from flowgauge.bus import TIMEOUT_S, admin, broker_topics, project_topics
 from flowgauge.recording.config import RecordSettings
 from flowgauge.settings import Effective
+from models.flow.config import CascadeSettings
 from models.online.config import OnlineSettings
 from models.packet.config import PacketModelSettings
 from producers.config import BusSettings, PayloadSettings, topic_name
@@ -71,6 +72,8 @@ def roles(effective: Effective) -> dict[str, tuple[Grant, ...]]:
         effective.get("models", OnlineSettings),
         effective.get("packet_models", PacketModelSettings),
     )
+    cascade = effective.get("cascade", CascadeSettings)
+    early = [f"features.{r.name}" for r in streams.computed if r.kind == "early"]
     features = [f"features.{r.name}" for r in streams.computed]
     if streams.path_join != "off":
         features.append(FEATURES_PATH)
@@ -93,6 +96,8 @@ def roles(effective: Effective) -> dict[str, tuple[Grant, ...]]:
         "models": topics([*rows, LABELS], [PREDICTIONS_FLOW, *_TOLD]) + group(online.group),
         "packet-models": topics([PAYLOADS, LABELS, MODELS], [PREDICTIONS_PACKET, PREDICTIONS_FLOW, *_TOLD])
         + group(f"{packet.group}.", prefixed=True),
+        "cascade": topics([*early, LABELS, MODELS, FLOWS_STATE], [PREDICTIONS_FLOW, FLOWS_STATE, *_TOLD])
+        + group(f"{cascade.group}.", prefixed=True),
         "publisher": topics([MODELS], [MODELS]),
         "labels": topics(write=[LABELS]),
         "record": topics(recorded, _TOLD),
@@ -164,7 +169,8 @@ def create(bus: BusSettings, holders: Sequence[Holder], found: dict[str, tuple[G
     Raises:
         BusError: the broker cannot be reached or refuses, as one without an authorizer does.
     """
-    wanted = [_binding(h.principal, grant) for h in holders for grant in h.grants(found[h.role])]
+    # One who has several roles may be given the same by each of them; the broker's client refuses repeats.
+    wanted = list(dict.fromkeys(_binding(h.principal, g) for h in holders for g in h.grants(found[h.role])))
     client = admin(bus)
     broker_topics(client, bus)  # tells who refuses this process, and why
     for binding, future in client.create_acls(wanted, request_timeout=TIMEOUT_S).items():

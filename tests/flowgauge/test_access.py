@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AclBinding
 
-from flowgauge.access import Grant, as_command, parse_holders, roles
+from flowgauge.access import Grant, as_command, create, parse_holders, roles
 from flowgauge.settings import Effective, load
 from models.online.config import OnlineSettings
 from models.online.worker import required_topics as model_topics
+from producers.config import BusSettings
 from schemas.errors import SettingsError
 from streams.config import StreamsSettings
 from streams.worker import required_topics as flows_topics
@@ -33,6 +35,32 @@ def test_workers_may_use_what_they_touch_and_no_more(effective: Effective) -> No
     assert topics(found["models"]) == {f"x.{name}" for name, _ in wanted}
     assert topics(found["models"], "Read") == {"x.features.window", "x.labels"}
     assert [g.name for g in found["flows"] if g.kind == "group"] == ["x.g"]
+    assert topics(found["cascade"], "Read") == {"x.features.early", "x.flows.state", "x.labels", "x.models"}
+    assert topics(found["cascade"], "Write") == {
+        "x.dead-letters", "x.flows.state", "x.predictions.flow", "x.telemetry.cost",
+    }  # fmt: skip
+    assert [(g.name, g.prefixed) for g in found["cascade"] if g.kind == "group"] == [
+        ("x.flowgauge-cascade.", True)
+    ]
+
+
+def test_what_two_roles_of_one_account_share_is_asked_for_once(
+    effective: Effective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[AclBinding] = []
+
+    class Admin:
+        def create_acls(self, bindings: list[AclBinding], **_: object) -> dict[AclBinding, object]:
+            asked.extend(bindings)
+            return {}
+
+    monkeypatch.setattr("flowgauge.access.admin", lambda _bus: Admin())
+    monkeypatch.setattr("flowgauge.access.broker_topics", lambda *_: {})
+    found = roles(effective)
+    holders = parse_holders(["models=eve", "packet-models=eve"], list(found))
+    count = create(effective.get("bus", BusSettings), holders, found)
+    assert count == len(asked) == len({repr(binding) for binding in asked})
+    assert count < len(found["models"]) + len(found["packet-models"])
 
 
 def test_a_probe_only_writes_and_a_subscriber_only_reads(effective: Effective) -> None:
