@@ -1,8 +1,9 @@
 """tshark beside the decoder: what only a full dissector sees, for the fields that the settings name.
 
 The bytes of one capture go to our decoder and, the same, to tshark, which answers a line a packet. Packets take the
-usual way; the fields of each go to a topic of their own, ``packets.fields``. tshark dissects some thousand packets a
-second, and the capture is read no faster than that: what comes faster is dropped by the kernel, and counted.
+usual way; the fields of each go to a topic of their own, ``packets.fields``. tshark dissects far fewer packets a
+second than a ring takes in, and the capture is read no faster than that: what comes faster is dropped by the kernel,
+and counted.
 """
 
 from __future__ import annotations
@@ -104,9 +105,7 @@ class TsharkSource:
         self._events: Counter[str] = Counter()
         self._dropped = 0
         self._stopped = self._told_all = False
-        log.warning(
-            "%s: each packet is dissected by tshark, which is slow: some thousand packets/s", self.name
-        )
+        log.warning("%s: each packet is dissected by tshark, which is far slower than a ring", self.name)
 
     def _capture(self) -> subprocess.Popen[bytes]:
         command = ["dumpcap", "-q", "-i", self._options.place, "-F", "pcap", "-w", "-"]
