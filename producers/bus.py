@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Producer
 
@@ -30,12 +30,13 @@ Done = Callable[[KafkaError | None], None]
 """Told why a message was not delivered; None: it was."""
 
 
-class Item(NamedTuple):
-    """A message that stands for one record."""
+Item = tuple[bytes, int, str]
+"""A message that stands for one record: value, partition, key."""
 
-    value: bytes
-    partition: int
-    key: str
+
+def octets_of(items: Sequence[Item]) -> int:
+    """Return the size of the values of messages, in bytes."""
+    return sum([len(item[0]) for item in items])
 
 
 class Sink(Protocol):
@@ -258,7 +259,10 @@ class BusProducer:
         left: list[dict[str, Any]] = [{"value": v, "partition": p, "key": k} for v, p, k in items]
         deadline = self._deadline()
         while left:
-            self._producer.produce_batch(topic, left, on_delivery=self._on_delivery)
+            taken = self._producer.produce_batch(topic, left, on_delivery=self._on_delivery)
+            if taken == len(left):
+                self._sent += taken
+                break
             failed = [
                 (message, error) for message in left if (error := message.pop("_error", None)) is not None
             ]
@@ -269,7 +273,7 @@ class BusProducer:
             left = [message for message, _ in failed]
             if left:
                 self._wait_for_room(deadline)
-        self.sent_bytes += sum(len(item.value) for item in items)
+        self.sent_bytes += octets_of(items)
         self._producer.poll(0)
 
     def _deadline(self) -> float:

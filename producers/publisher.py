@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from producers.bus import Item, Sink, TimedSink
+from producers.bus import Sink, TimedSink
 from producers.config import BusSettings, topic_name
 from producers.health import Backlog, Health
 from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
@@ -114,7 +114,7 @@ class Publisher:
             flow_hash = record.pop("flow_hash")
             partition = int(partition_of(np.uint64(flow_hash), self._partitions))
             value = encode("PacketFields", {"probe": probe, **record})
-            items.append(Item(value, partition, f"{flow_hash:016x}"))
+            items.append((value, partition, f"{flow_hash:016x}"))
             self.meter.output_bytes += len(value)
         if items:
             self.sink.produce_items(self._fields_topic, items)

@@ -104,6 +104,8 @@ def partition_of(flow: np.uint64, partitions: int) -> int:
 
 def partitions_of(flows: NDArray[np.uint64], partitions: int) -> list[int]:
     """Return the partition of each flow, as ``partition_of`` does."""
+    if partitions == 1:
+        return [0] * len(flows)
     found: list[int] = (((flows >> _S48) * np.uint64(partitions)) >> _S16).tolist()
     return found
 

@@ -1,5 +1,5 @@
-"""``Prediction`` messages written by compiled code out of columns: the bytes that the codec writes, at a fraction of
-what ``schemas.predictions`` takes, for models that answer tens of thousands of flows a second."""
+"""``Prediction`` messages written by compiled code out of structured arrays: the bytes that the codec writes, at a
+fraction of what ``schemas.predictions`` takes, for models that answer tens of thousands of flows a second."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ class PredictionTexts:
     model_version: str
     replayed: bool
     labels: Sequence[str | None]
-    """What ``PredictionColumns.label`` counts."""
+    """What a row's label counts."""
 
 
-class PredictionColumns(NamedTuple):
-    """What differs by row; every array has as many rows. A named tuple, so that Numba takes it."""
-
-    prediction_id: NDArray[np.uint64]
-    flow_id: NDArray[np.uint64]
-    source_address: Bytes
-    """(rows, 16), as in feature batches."""
-    destination_address: Bytes
-    ip_version: Bytes
-    protocol: Bytes
-    source_port: NDArray[np.uint16]
-    destination_port: NDArray[np.uint16]
-    start_ns: NDArray[np.int64]
-    event_time_ns: NDArray[np.int64]
-    depth: NDArray[np.int64]
-    flow_end_reason: Bytes
-    label: NDArray[np.int64]
-    """Index into ``PredictionTexts.labels``."""
-    confidence: NDArray[np.float64]
-    stage_times_ns: NDArray[np.int64]
-    """(rows, 5): ``probe_time_ns``, ``bus_to_flows_ns``, ``flows_ns``, ``bus_to_model_ns``, ``model_ns``."""
-    final: NDArray[np.bool_]
-    tier: NDArray[np.int64]
-    ood: NDArray[np.float64]
+PREDICTED: np.dtype[Any] = np.dtype(
+    [
+        ("flow_id", "<u8"),
+        ("source_address", "u1", (16,)),
+        ("destination_address", "u1", (16,)),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("protocol", "u1"),
+        ("ip_version", "u1"),
+        ("flow_end_reason", "u1"),
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("depth", "<u4"),
+        ("probe_time_ns", "<i8"),
+        ("bus_to_flows_ns", "<i8"),
+        ("flows_ns", "<i8"),
+        ("bus_to_model_ns", "<i8"),
+        ("received_ns", "<i8"),
+        ("tier", "<i1"),
+        ("confidence", "<f4"),
+        ("ood", "<f4"),
+    ]
+)
+"""What a row must have at least: addresses as in feature batches; ``end_ns`` is the prediction's event time,
+``received_ns`` when the model got the row, ``tier`` counts from 0, -1 for none."""
 
 
 class _Shared(NamedTuple):
@@ -74,27 +75,45 @@ class _Shared(NamedTuple):
     """(labels + 1,) where each begins, and the last ends."""
 
 
-def encode_columns(texts: PredictionTexts, columns: PredictionColumns) -> list[bytes]:
-    """Return the message of each row."""
-    labels = [avro_label(label) for label in texts.labels]
-    shared = _Shared(
-        _bytes(head_of("Prediction") + avro_integers((PREDICTION_VERSION,))),
-        _bytes(avro_text(texts.probe)),
-        _bytes(avro_text(texts.representation)),
-        _bytes(
-            avro_text(texts.model) + avro_text(texts.model_version) + (b"\x01" if texts.replayed else b"\x00")
-        ),
-        _bytes(b"".join(labels)),
-        np.concatenate(([0], np.cumsum([len(label) for label in labels]))).astype(np.int64),
-    )
-    rows = len(columns.flow_id)
-    longest = sum(len(part) for part in shared[:4]) + max(map(len, labels), default=0)
-    out = np.empty(rows * (_ROOM + longest), np.uint8)
-    ends = np.empty(rows, np.int64)
-    _write_rows(columns, shared, columns.confidence.view(np.uint64), columns.ood.view(np.uint64), out, ends)
-    raw = out[: int(ends[-1]) if rows else 0].tobytes()
-    stops = ends.tolist()
-    return [raw[begin:end] for begin, end in zip([0, *stops], stops, strict=False)]
+class PredictionWriter:
+    """Writes the messages of rows that share their texts."""
+
+    def __init__(self, texts: PredictionTexts) -> None:
+        labels = [avro_label(label) for label in texts.labels]
+        replayed = b"\x01" if texts.replayed else b"\x00"
+        self._shared = _Shared(
+            _bytes(head_of("Prediction") + avro_integers((PREDICTION_VERSION,))),
+            _bytes(avro_text(texts.probe)),
+            _bytes(avro_text(texts.representation)),
+            _bytes(avro_text(texts.model) + avro_text(texts.model_version) + replayed),
+            _bytes(b"".join(labels)),
+            np.concatenate(([0], np.cumsum([len(label) for label in labels]))).astype(np.int64),
+        )
+        self._room = _ROOM + sum(len(part) for part in self._shared[:4]) + max(map(len, labels), default=0)
+
+    def encode(
+        self,
+        rows: NDArray[np.void],
+        prediction_id: NDArray[np.uint64],
+        label: NDArray[np.int64],
+        final: bool,
+        made_ns: int,
+    ) -> list[bytes]:
+        """Return the message of each row.
+
+        Args:
+            rows: (rows,) with the fields of ``PREDICTED``.
+            prediction_id: (rows,).
+            label: (rows,) index into the labels.
+            final: whether these answers are.
+            made_ns: wall clock when they were there.
+        """
+        out = np.empty(len(rows) * self._room, np.uint8)
+        ends = np.empty(len(rows), np.int64)
+        _write_rows(rows, prediction_id, label, final, made_ns, self._shared, out, ends)
+        stops = ends.tolist()
+        raw = out[: stops[-1] if stops else 0].tobytes()
+        return [raw[begin:end] for begin, end in zip([0, *stops], stops, strict=False)]
 
 
 def _bytes(raw: bytes) -> Bytes:
@@ -103,40 +122,49 @@ def _bytes(raw: bytes) -> Bytes:
 
 @njit(cache=True, nogil=True)
 def _write_rows(
-    c: PredictionColumns,
+    rows: NDArray[np.void],
+    prediction_id: NDArray[np.uint64],
+    label: NDArray[np.int64],
+    final: bool,
+    made_ns: int,
     shared: _Shared,
-    confidence: NDArray[np.uint64],
-    ood: NDArray[np.uint64],
     out: Bytes,
     ends: NDArray[np.int64],
 ) -> None:
     at = 0
     words = np.empty(80, np.uint32)
-    for i in range(len(c.flow_id)):
+    number = np.empty(1, np.float64)
+    bits = number.view(np.uint64)
+    for i in range(len(rows)):
+        row = rows[i]
         at = _copy(shared.head, 0, len(shared.head), out, at)
-        at = _id(c.prediction_id[i], out, at)
-        at = _id(c.flow_id[i], out, at)
-        at = _community_id(c, i, words, out, at)
+        at = _id(prediction_id[i], out, at)
+        at = _id(row["flow_id"], out, at)
+        at = _community_id(row, words, out, at)
         at = _copy(shared.probe, 0, len(shared.probe), out, at)
-        at = _address(c.source_address[i], c.ip_version[i], out, at)
-        at = _address(c.destination_address[i], c.ip_version[i], out, at)
-        at = _integer(np.int64(c.source_port[i]), out, at)
-        at = _integer(np.int64(c.destination_port[i]), out, at)
-        at = _integer(np.int64(c.protocol[i]), out, at)
-        at = _integer(c.start_ns[i], out, at)
-        at = _integer(c.event_time_ns[i], out, at)
+        at = _address(row["source_address"], row["ip_version"], out, at)
+        at = _address(row["destination_address"], row["ip_version"], out, at)
+        at = _integer(np.int64(row["source_port"]), out, at)
+        at = _integer(np.int64(row["destination_port"]), out, at)
+        at = _integer(np.int64(row["protocol"]), out, at)
+        at = _integer(row["start_ns"], out, at)
+        at = _integer(row["end_ns"], out, at)
         at = _copy(shared.representation, 0, len(shared.representation), out, at)
-        at = _integer(c.depth[i], out, at)
-        at = _integer(np.int64(c.flow_end_reason[i]), out, at)
-        label = c.label[i]
-        at = _copy(shared.labels, shared.ends[label], shared.ends[label + 1], out, at)
-        at = _word(confidence[i], out, at)
+        at = _integer(np.int64(row["depth"]), out, at)
+        at = _integer(np.int64(row["flow_end_reason"]), out, at)
+        at = _copy(shared.labels, shared.ends[label[i]], shared.ends[label[i] + 1], out, at)
+        number[0] = row["confidence"]
+        at = _word(bits[0], out, at)
         at = _copy(shared.tail, 0, len(shared.tail), out, at)
-        for j in range(5):
-            at = _integer(c.stage_times_ns[i, j], out, at)
-        out[at] = 1 if c.final[i] else 0
-        at = _integer(c.tier[i], out, at + 1)
-        at = _word(ood[i], out, at)
+        at = _integer(row["probe_time_ns"], out, at)
+        at = _integer(row["bus_to_flows_ns"], out, at)
+        at = _integer(row["flows_ns"], out, at)
+        at = _integer(row["bus_to_model_ns"], out, at)
+        at = _integer(max(0, made_ns - row["received_ns"]), out, at)
+        out[at] = 1 if final else 0
+        at = _integer(np.int64(row["tier"]) + 1, out, at + 1)
+        number[0] = row["ood"]
+        at = _word(bits[0], out, at)
         ends[i] = at
 
 
@@ -232,12 +260,12 @@ def _ipv6(address: Bytes, out: Bytes, at: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _community_id(c: PredictionColumns, i: int, words: NDArray[np.uint32], out: Bytes, at: int) -> int:
+def _community_id(row: Any, words: NDArray[np.uint32], out: Bytes, at: int) -> int:
     """Write the Community ID (version 1, seed 0) of a five-tuple, its length before it."""
-    source, destination = c.source_address[i], c.destination_address[i]
-    first, second = c.source_port[i], c.destination_port[i]
-    size = 4 if c.ip_version[i] == 4 else 16
-    protocol = np.int64(c.protocol[i])
+    source, destination = row["source_address"], row["destination_address"]
+    first, second = row["source_port"], row["destination_port"]
+    size = 4 if row["ip_version"] == 4 else 16
+    protocol = np.int64(row["protocol"])
     if _turned(source, destination, first, second, size) and not _one_way(protocol, np.int64(first)):
         source, destination, first, second = destination, source, second, first
     text = np.zeros(64, np.uint8)
@@ -322,16 +350,3 @@ def _sha1(text: Bytes, size: int, w: NDArray[np.uint32]) -> Bytes:
     for i in range(20):
         out[i] = np.uint8((h[i >> 2] >> np.uint32(24 - 8 * (i & 3))) & np.uint32(255))
     return out
-
-
-def no_columns(rows: int) -> dict[str, Any]:
-    """Return columns of zeros by name, to compile the writer with before messages wait."""
-    wide = {"source_address": (rows, 16), "destination_address": (rows, 16), "stage_times_ns": (rows, 5)}
-    kinds: dict[str, Any] = dict.fromkeys(PredictionColumns._fields, np.int64)
-    kinds |= dict.fromkeys(("prediction_id", "flow_id"), np.uint64)
-    kinds |= dict.fromkeys(
-        ("source_address", "destination_address", "ip_version", "protocol", "flow_end_reason"), np.uint8
-    )
-    kinds |= dict.fromkeys(("source_port", "destination_port"), np.uint16)
-    kinds |= {"confidence": np.float64, "ood": np.float64, "final": np.bool_}
-    return {name: np.zeros(wide.get(name, rows), kind) for name, kind in kinds.items()}

@@ -254,11 +254,11 @@ class FlowsAgent:
 
     def _produce_paths(self) -> None:
         records, self._paths = self._paths, []
-        items = []
+        items: list[Item] = []
         for record in records:
             partition = int(partition_of(np.uint64(parse_flow_id(record["flow_id"])), self.bus.partitions))
-            items.append(Item(encode("FlowPath", record), partition, record["flow_id"]))
-            self._meter.output_bytes += len(items[-1].value)
+            items.append((encode("FlowPath", record), partition, record["flow_id"]))
+            self._meter.output_bytes += len(items[-1][0])
         if items:
             self.sink.produce_items(topic_name(self.bus, FEATURES_PATH), items)
 

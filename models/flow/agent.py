@@ -13,20 +13,20 @@ from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.late import LateLabels
 from models.flow.pressure import Pressure
-from models.flow.records import Publisher
+from models.flow.records import Names, Publisher
 from models.flow.resume import Resumer
 from models.flow.server import CascadeServer, Said
-from models.flow.waiting import HELD, WaitingFlows
+from models.flow.settling import warm_up
+from models.flow.table import HELD
 from models.flow.work import Arrived
 from models.packet.live import Change, LiveModels
-from producers.bus import Item, Sink
+from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import parse_flow_id
-from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns, no_columns
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -45,14 +45,11 @@ def input_topics(cascade: Cascade) -> tuple[str, ...]:
     return (*dict.fromkeys(names), LABELS)
 
 
-def _warm_up(tiers: int) -> None:
+def _warm_up(tiers: int, name: str, partitions: int) -> None:
     """Have what is compiled for a first message compiled, or loaded, before one waits."""
-    table = WaitingFlows(tiers, 16, 16)
-    flows = np.arange(1, 3, dtype=np.uint64)
-    table.hold(table.admit(flows), np.zeros(2, HELD), np.zeros(2, np.int64), 0)
-    table.finish(table.entries(table.due(np.ones(1, np.int64), 1)), np.zeros(2, np.int16))
-    table.find(flows)
-    encode_columns(PredictionTexts("", "", "", "", False, [None]), PredictionColumns(**no_columns(1)))
+    warm_up(tiers)
+    none = Names([""])
+    Publisher(name, none, none, partitions).items(np.zeros(2, HELD), True, (), "", 0)
 
 
 class CascadeAgent:
@@ -93,7 +90,7 @@ class CascadeAgent:
         self._next_drift_s = 0.0
         self._eased = False
         self._tell_problems()
-        _warm_up(len(cascade.card.tiers))
+        _warm_up(len(cascade.card.tiers), settings.name, bus.partitions)
 
     @property
     def meter(self) -> StageMeter:
@@ -173,7 +170,7 @@ class CascadeAgent:
                 self._score_early(rows["flow_id"].tolist())
         self.sink.produce_items(self._answers, items)
         self._meter.items_out += len(items)
-        self._meter.output_bytes += sum(len(item.value) for item in items)
+        self._meter.output_bytes += octets_of(items)
 
     def _apply(self, change: Change[Cascade]) -> None:
         """Go over to another version, tiers and thresholds together; or say why not."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from models.flow.waiting import Rows
+from models.flow.table import Rows
 from models.flow.work import Indexes, Matrix, Sources, Work
 
 MOST = 65_536
@@ -31,14 +32,14 @@ class RowsAhead:
         self._sources = sources
         self._kept: dict[int, list[_Kept]] = {}
 
-    def keep(self, work: Work, where: Indexes, until_ns: int) -> None:
-        """Keep rows until a time of the clock that ``forget`` is told."""
+    def keep(self, work: Work, partition: int, where: Indexes, until_ns: int) -> None:
+        """Keep rows of a partition until a time of the clock that ``forget`` is told."""
         for i in where.tolist():
             if self.rows >= MOST:
                 self._drop(next(iter(self._kept)))
             source = int(work.source[i])
             features = work.features[source][work.at[i]].copy()
-            kept = _Kept(work.rows[i : i + 1].copy(), int(work.partition[i]), source, features, until_ns)
+            kept = _Kept(work.rows[i : i + 1].copy(), partition, source, features, until_ns)
             self._kept.setdefault(int(work.rows["flow_id"][i]), []).append(kept)
             self.rows += 1
 
@@ -56,6 +57,7 @@ class RowsAhead:
                     del self._kept[flow]
         if not ready:
             return None
+        ready.sort(key=lambda kept: kept.partition)
         source = np.array([kept.source for kept in ready], np.int64)
         at = np.zeros(len(ready), np.int64)
         features = {}
@@ -64,7 +66,11 @@ class RowsAhead:
             at[mine] = np.arange(len(mine))
             features[number] = np.stack([ready[i].features for i in mine])
         rows = np.concatenate([kept.rows for kept in ready])
-        return Work(rows, np.array([kept.partition for kept in ready], np.int64), source, at, features)
+        parts, begin = [], 0
+        for partition, count in Counter(kept.partition for kept in ready).items():
+            parts.append((partition, begin, begin + count))
+            begin += count
+        return Work(rows, parts, source, at, features, np.empty(len(rows), np.int64))
 
     def _fits(self, kept: _Kept, representation: str, depth: int) -> bool:
         of = self._sources.known[kept.source].representation

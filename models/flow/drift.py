@@ -6,9 +6,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from models.flow.card import CascadeCard, Histogram, Reference
+from models.flow.card import CascadeCard, Reference
 from models.flow.cascade import Answer
 
 _LEAST_SHARE = 1e-4
@@ -26,33 +27,69 @@ def stability_index(expected: Sequence[float], found: NDArray[np.int64]) -> floa
     return float(((q - p) * np.log(q / p)).sum())
 
 
-class _Counted:
-    """Counts of one histogram's bins."""
-
-    def __init__(self, histogram: Histogram, column: int) -> None:
-        self.histogram, self.column = histogram, column
-        self._edges = np.array(histogram.edges, np.float32)
-        self.counts = np.zeros(len(histogram.shares), np.int64)
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        places = np.searchsorted(self._edges, np.nan_to_num(values), side="right")
-        self.counts += np.bincount(places, minlength=len(self.counts))
-
-    def index(self) -> float:
-        """Return the index, and begin anew."""
-        index = stability_index(self.histogram.shares, self.counts)
-        self.counts[:] = 0
-        return index
-
-
 class _TierWatch:
+    """Counts of a tier's histograms, those of its inputs and then that of its confidence."""
+
     def __init__(self, reference: Reference, columns: Sequence[str], classes: int) -> None:
         at = {name: i for i, name in enumerate(columns)}
-        self.inputs = [_Counted(h, at[h.name]) for h in reference.inputs if h.name in at]
-        self.confidence = None if reference.confidence is None else _Counted(reference.confidence, 0)
+        self.inputs = [h for h in reference.inputs if h.name in at]
+        self.confidence = reference.confidence
         self.shares = reference.answers
         self.answers = np.zeros(classes, np.int64)
         self.rows = 0
+        confidence = [] if self.confidence is None else [self.confidence]
+        self.histograms = [*self.inputs, *confidence]
+        self._columns = np.array([at[h.name] for h in self.inputs] + [-1] * len(confidence), np.int64)
+        bins = [len(h.shares) for h in self.histograms]
+        self._begins = np.concatenate(([0], np.cumsum(bins))).astype(np.int64)
+        self._edges = np.full(sum(bins), np.inf, np.float32)
+        """Of each bin but the last of a histogram, the edge that ends it."""
+        self.counts = np.zeros(sum(bins), np.int64)
+        for h, begin in zip(self.histograms, self._begins.tolist(), strict=False):
+            self._edges[begin : begin + len(h.edges)] = h.edges
+
+    def add(self, rows: NDArray[np.float32], answer: Answer, step: int) -> None:
+        """Count every ``step``-th row, (rows, columns), and the answer to it."""
+        self.rows += int(
+            _count(
+                np.ascontiguousarray(rows), answer.confidence, answer.classes, step,
+                self._columns, self._begins, self._edges, self.counts, self.answers,
+            )
+        )  # fmt: skip
+
+    def indexes(self) -> list[float]:
+        """Return the stability index of each histogram, and begin anew."""
+        found = np.split(self.counts, self._begins[1:-1])
+        out = [stability_index(h.shares, n) for h, n in zip(self.histograms, found, strict=False)]
+        self.counts[:] = 0
+        return out
+
+
+@njit(cache=True, nogil=True)
+def _count(
+    rows: NDArray[np.float32],
+    confidence: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    step: int,
+    columns: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    edges: NDArray[np.float32],
+    counts: NDArray[np.int64],
+    answers: NDArray[np.int64],
+) -> int:
+    seen = 0
+    for i in range(0, len(rows), step):
+        seen += 1
+        answers[classes[i]] += 1
+        for k in range(len(columns)):
+            value = confidence[i] if columns[k] < 0 else rows[i, columns[k]]
+            if np.isnan(value):
+                value = np.float32(0)
+            at, last = begins[k], begins[k + 1] - 1
+            while at < last and value >= edges[at]:
+                at += 1
+            counts[at] += 1
+    return seen
 
 
 class DriftWatch:
@@ -78,31 +115,21 @@ class DriftWatch:
         if not self._rows or tier >= len(self._tiers) or not len(rows):
             return
         watch = self._tiers[tier]
-        step = -(-len(rows) // _SAMPLE_ROWS)
-        some = rows[::step]
-        for counted in watch.inputs:
-            counted.add(some[:, counted.column])
-        if watch.confidence is not None:
-            watch.confidence.add(answer.confidence[::step])
-        watch.answers += np.bincount(answer.classes[::step], minlength=len(watch.answers))
-        watch.rows += len(some)
+        watch.add(rows, answer, -(-len(rows) // _SAMPLE_ROWS))
         if watch.rows >= self._rows:
             self._judge(self._names[tier], watch)
 
     def _judge(self, name: str, watch: _TierWatch) -> None:
+        indexes = watch.indexes()
+        inputs = indexes[: len(watch.inputs)]
         found = [
-            (
-                f"input_{name}_{counted.histogram.name}",
-                counted.index(),
-                f"{counted.histogram.name} in tier {name}",
-            )
-            for counted in watch.inputs
+            (f"input_{name}_{h.name}", index, f"{h.name} in tier {name}")
+            for h, index in zip(watch.inputs, inputs, strict=True)
         ]
-        self._gauge(f"drift_inputs.{name}", [index for _, index, _ in found])
+        self._gauge(f"drift_inputs.{name}", inputs)
         if watch.confidence is not None:
-            index = watch.confidence.index()
-            self._gauge(f"drift_confidence.{name}", [index])
-            found.append((f"confidence_{name}", index, f"the confidence of tier {name}"))
+            self._gauge(f"drift_confidence.{name}", indexes[-1:])
+            found.append((f"confidence_{name}", indexes[-1], f"the confidence of tier {name}"))
         if watch.shares:
             index = stability_index(watch.shares, watch.answers)
             self._gauge(f"drift_answers.{name}", [index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 
-from models.flow.waiting import NOTHING, UNKNOWN
+from models.flow.table import NOTHING, UNKNOWN
 from models.online.scores import ScoreBoard
 
 FINAL = "final"

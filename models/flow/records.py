@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from models.flow.waiting import HELD, NOTHING, Rows
+from models.flow.table import NOTHING, Rows
 from producers.bus import Item
 from schemas.features import FeatureBatch
 from schemas.flow_key import partitions_of
-from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns
+from schemas.prediction_columns import PredictionTexts, PredictionWriter
 
 UNKNOWN_LABEL = "unknown"
 _COPIED = (
@@ -28,7 +29,6 @@ _COPIED = (
     "end_ns",
     "depth",
 )
-_AS_THEY_ARE = tuple(name for name in _COPIED if name not in ("end_ns", "depth"))
 
 
 class Names:
@@ -47,11 +47,15 @@ class Names:
         return number
 
 
-def held_rows(
-    batch: FeatureBatch, where: NDArray[np.intp], probe: int, representation: int, received_ns: int
-) -> Rows:
-    """Return the rows ``where`` of a batch, without an answer. Clocks may differ: no stage time is negative."""
-    rows = np.zeros(len(where), HELD)
+def fill_rows(
+    rows: Rows,
+    batch: FeatureBatch,
+    where: NDArray[np.intp] | slice,
+    probe: int,
+    representation: int,
+    received_ns: int,
+) -> None:
+    """Write the rows ``where`` of a batch, without an answer. Clocks may differ: no stage time is negative."""
     for name in _COPIED:
         rows[name] = batch.columns[name][where]
     rows["probe"], rows["representation"], rows["replayed"] = probe, representation, batch.replayed
@@ -61,12 +65,49 @@ def held_rows(
     rows["bus_to_model_ns"] = max(0, received_ns - batch.flows_sent_time_ns)
     rows["received_ns"] = received_ns
     rows["class"] = rows["tier"] = NOTHING
-    return rows
 
 
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_GOLDEN = 0x9E3779B97F4A7C15
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@njit(cache=True, nogil=True)
+def _name_all(rows: Rows, key: np.uint64, by_depth: bool, out: NDArray[np.uint64]) -> None:
+    """Write prediction ids: a one-to-one mixture of the flow id, so different flows have different ids."""
+    for i in range(len(rows)):
+        word = rows[i].flow_id ^ key
+        if by_depth:
+            word += np.uint64(rows[i].depth) * _GOLDEN
+        word = (word ^ (word >> _S30)) * _M1
+        word = (word ^ (word >> _S27)) * _M2
+        out[i] = word ^ (word >> _S31)
+
+
+@njit(cache=True, nogil=True)
+def _label_all(rows: Rows, final: bool, classes: int, out: NDArray[np.int64]) -> None:
+    """Write the number of each answer: that of its class, behind the classes that of none and of "unknown"."""
+    for i in range(len(rows)):
+        said = np.int64(rows[i]["class"])
+        if said == NOTHING:
+            out[i] = classes
+        else:
+            out[i] = classes + 1 if final and rows[i].unknown else said
+
+
+@njit(cache=True, nogil=True)
+def _are_alike(rows: Rows) -> bool:
+    """Return whether all rows are of one probe, representation and replay."""
+    first = rows[0]
+    for i in range(1, len(rows)):
+        row = rows[i]
+        if (
+            row.probe != first.probe
+            or row.representation != first.representation
+            or row.replayed != first.replayed
+        ):
+            return False
+    return True
 
 
 class Publisher:
@@ -80,7 +121,10 @@ class Publisher:
     def __init__(self, model: str, probes: Names, representations: Names, partitions: int) -> None:
         self._model, self._partitions = model, partitions
         self._probes, self._representations = probes, representations
-        self._keys: dict[int, int] = {}
+        self._keys: dict[int, np.uint64] = {}
+        self._version: tuple[str, Sequence[str]] = ("", ())
+        self._writers: dict[tuple[int, int, bool], PredictionWriter] = {}
+        """Of the version and its classes, by probe, representation and replay."""
 
     def items(
         self, rows: Rows, final: bool, classes: Sequence[str], version: str, made_ns: int
@@ -96,69 +140,53 @@ class Publisher:
         """
         if not len(rows):
             return []
+        if (version, classes) != self._version:
+            self._version = version, classes
+            self._writers.clear()
+        if _are_alike(rows):
+            return self._alike(rows, final, made_ns)
         kinds = rows["probe"].astype(np.int64) << 32 | rows["representation"].astype(np.int64) << 1
         kinds |= rows["replayed"]
-        if (kinds == kinds[0]).all():
-            return self._alike(rows, final, classes, version, made_ns)
         items: list[Item | None] = [None] * len(rows)
         for kind in np.unique(kinds):
             where = np.flatnonzero(kinds == kind)
-            made = self._alike(rows[where], final, classes, version, made_ns)
-            for i, item in zip(where.tolist(), made, strict=True):
+            for i, item in zip(where.tolist(), self._alike(rows[where], final, made_ns), strict=True):
                 items[i] = item
         return [item for item in items if item is not None]
 
-    def _alike(
-        self, rows: Rows, final: bool, classes: Sequence[str], version: str, made_ns: int
-    ) -> list[Item]:
+    def _alike(self, rows: Rows, final: bool, made_ns: int) -> list[Item]:
         """Return the messages of rows of one probe and representation."""
         first = rows[0]
-        labels = [*classes, None, UNKNOWN_LABEL]
-        said = np.where(rows["class"] == NOTHING, len(classes), rows["class"]).astype(np.int64)
-        if final:
-            said[rows["unknown"] & (rows["class"] != NOTHING)] = len(classes) + 1
-        texts = PredictionTexts(
-            self._probes.texts[first["probe"]],
-            self._representations.texts[first["representation"]],
-            self._model,
-            version,
-            bool(first["replayed"]),
-            labels,
-        )
-        columns = PredictionColumns(
-            prediction_id=self._ids(rows, final),
-            label=said,
-            event_time_ns=np.ascontiguousarray(rows["end_ns"]),
-            stage_times_ns=_stage_times(rows, made_ns),
-            final=np.full(len(rows), final),
-            depth=rows["depth"].astype(np.int64),
-            tier=rows["tier"].astype(np.int64) + 1,
-            confidence=rows["confidence"].astype(np.float64),
-            ood=rows["ood"].astype(np.float64),
-            **{name: np.ascontiguousarray(rows[name]) for name in _AS_THEY_ARE},
-        )
-        messages = encode_columns(texts, columns)
-        keys = [f"{flow:016x}" for flow in columns.flow_id.tolist()]
-        return list(map(Item, messages, partitions_of(columns.flow_id, self._partitions), keys))
+        representation = int(first["representation"])
+        ids, labels = np.empty(len(rows), np.uint64), np.empty(len(rows), np.int64)
+        _name_all(rows, self._key(-1 if final else representation), not final, ids)
+        _label_all(rows, final, len(self._version[1]), labels)
+        writer = self._writer(int(first["probe"]), representation, bool(first["replayed"]))
+        messages = writer.encode(rows, ids, labels, final, made_ns)
+        flows = rows["flow_id"]
+        keys = [f"{flow:016x}" for flow in flows.tolist()]
+        return list(zip(messages, partitions_of(flows, self._partitions), keys, strict=True))
 
-    def _ids(self, rows: Rows, final: bool) -> NDArray[np.uint64]:
-        """Return prediction ids: a one-to-one mixture of the flow id, so different flows have different ids."""
-        kind = -1 if final else int(rows["representation"][0])
+    def _writer(self, probe: int, representation: int, replayed: bool) -> PredictionWriter:
+        writer = self._writers.get((probe, representation, replayed))
+        if writer is None:
+            version, classes = self._version
+            texts = PredictionTexts(
+                self._probes.texts[probe],
+                self._representations.texts[representation],
+                self._model,
+                version,
+                replayed,
+                [*classes, None, UNKNOWN_LABEL],
+            )
+            writer = self._writers[probe, representation, replayed] = PredictionWriter(texts)
+        return writer
+
+    def _key(self, kind: int) -> np.uint64:
+        """Return what is mixed into ids of a kind: the number of a representation, -1 for final answers."""
         key = self._keys.get(kind)
         if key is None:
-            text = "final" if final else f"provisional\0{self._representations.texts[kind]}"
+            text = "final" if kind < 0 else f"provisional\0{self._representations.texts[kind]}"
             digest = blake2b(f"{self._model}\0{text}".encode(), digest_size=8).digest()
-            key = self._keys[kind] = int.from_bytes(digest, "little")
-        word = rows["flow_id"] ^ np.uint64(key)
-        if not final:
-            word = word + rows["depth"].astype(np.uint64) * np.uint64(_GOLDEN)
-        word = (word ^ (word >> _S30)) * _M1
-        word = (word ^ (word >> _S27)) * _M2
-        mixed: NDArray[np.uint64] = word ^ (word >> _S31)
-        return mixed
-
-
-def _stage_times(rows: Rows, made_ns: int) -> NDArray[np.int64]:
-    names = ("probe_time_ns", "bus_to_flows_ns", "flows_ns", "bus_to_model_ns")
-    spent = np.maximum(0, made_ns - rows["received_ns"])
-    return np.stack([*(rows[name] for name in names), spent], axis=1)
+            key = self._keys[kind] = np.uint64(int.from_bytes(digest, "little"))
+        return key

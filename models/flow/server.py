@@ -22,14 +22,17 @@ from models.flow.config import CascadeSettings
 from models.flow.drift import DriftWatch
 from models.flow.errors import CascadeError
 from models.flow.records import Names
+from models.flow.settling import end_flows, give_up, meet, ready, settle, tally
 from models.flow.state import Waiting
-from models.flow.waiting import NOTHING, UNKNOWN, Places, Rows, WaitingFlows
-from models.flow.work import Arrived, Indexes, Sources, Work, gather, groups, places_by_partition
+from models.flow.table import HELD, NOTHING, Places, Rows
+from models.flow.waiting import WaitingFlows
+from models.flow.work import Arrived, Indexes, Sources, Work, gather, groups
 from schemas.features import FeatureBatch
 
 log = logging.getLogger("flowgauge")
 
 _LONG_AGO = -(1 << 62)
+Flags = NDArray[np.bool_]
 
 
 class Said(NamedTuple):
@@ -39,6 +42,13 @@ class Said(NamedTuple):
     final: bool
     at_once: bool
     """They were made on rows that have just come; others are of flows that waited in vain."""
+
+
+def _nothing(rows: int) -> tuple[Answer, Flags]:
+    """Return no answer to rows."""
+    no = np.zeros(rows, np.bool_)
+    zero = np.zeros(rows, np.float32)
+    return Answer(np.full(rows, NOTHING, np.intp), zero, no, no.copy(), zero.copy()), no.copy()
 
 
 class CascadeServer:
@@ -114,7 +124,7 @@ class CascadeServer:
     def change(self, cascade: Cascade) -> list[Said]:
         """Go over to another cascade; return the final answers to the flows that wait, by the one before."""
         for table in self.tables.values():
-            self._give_up(table, table.all_waiting(), "change")
+            self._give_up_held(table, table.all_waiting(), "change")
         out = self._taken()
         self.tables.clear()
         self._watermarks.clear()
@@ -182,7 +192,7 @@ class CascadeServer:
         """Return final answers to flows whose wait is over."""
         now_ns = self._clock()
         for number, table in self.tables.items():
-            self._give_up(table, table.due(self._watermarks[number], now_ns), "timeout")
+            self._give_up_held(table, table.due(self._watermarks[number], now_ns), "timeout")
         self._ahead.forget(now_ns)
         if self._ahead.forgotten:
             self.counts["rows_without_flow"] += self._ahead.forgotten
@@ -216,141 +226,132 @@ class CascadeServer:
 
     def _answer(self, work: Work) -> None:
         """Let each tier answer its rows, then end what has ended."""
-        rows = work.rows
-        ended = rows["flow_end_reason"] != 0
-        carried: dict[int, Indexes] = {}
-        for number, tier in enumerate(self.cascade.card.tiers):
-            if number == 0:
-                ready = work.fresh
-            else:
-                fits = self._sources.are_of(tier.representation, work.source) & (rows["depth"] == tier.depth)
-                ready = self._ready(work, np.flatnonzero(fits & ~ended), number)
-            if number in carried:
-                ready = np.concatenate((carried[number], ready))
-            if len(ready):
+        carried: dict[int, Indexes] = dict(work.fresh)
+        tiers = self.cascade.card.tiers
+        for number, tier in enumerate(tiers):
+            fits = self._sources.are_of(tier.representation)
+            ready = []
+            for partition, begin, end in work.parts:
+                found = carried.pop(partition, None)
+                if number > 0:
+                    waited = self._ready(work, number, partition, (begin, end), fits)
+                    found = waited if found is None else np.concatenate((found, waited))
+                if found is not None and len(found):
+                    ready.append((partition, found))
+            if ready:
                 self._score(work, number, ready, carried)
-        for partition, where in work.by_partition(np.flatnonzero(ended & (work.places >= 0))):
-            table = self.tables[partition]
-            held = table.held(work.places[where])
-            waits = held >= 0
-            table.pool["flow_end_reason"][held[waits]] = rows["flow_end_reason"][where[waits]]
-            self._give_up(table, np.unique(held[waits]).astype(np.int64), "end")
+        for partition, begin, end in work.parts:
+            out = np.empty(end - begin, HELD)
+            count = end_flows(self.tables[partition].arrays, work.rows, begin, end, work.places, out)
+            self._give_up(out[:count], "end")
 
     def _meet(self, work: Work) -> None:
-        """Remember the flows that are met with these rows: those of the first tier whose flow was not known.
-
-        A flow that has ended before it came as far as the first tier's depth is met with the row of its end.
-        """
-        first, rows = self.cascade.card.tiers[0], work.rows
-        ended = rows["flow_end_reason"] != 0
-        asked = np.where(ended, rows["depth"] < first.depth, rows["depth"] == first.depth)
-        own = np.flatnonzero(asked & self._sources.are_of(first.representation, work.source))
-        fresh = np.zeros(len(rows), np.bool_)
-        for partition, where in work.by_partition(own):
-            table = self.tables[partition]
-            self._give_up(table, table.overwritten(len(where)), "forgotten")
-            fresh[where[table.admit(rows["flow_id"][where]) >= 0]] = True
-        self._look_up(work)
-        work.fresh = np.flatnonzero(fresh)
-        self.counts["flows"] += len(work.fresh)
-        self.counts["rows_repeated"] += len(own) - len(work.fresh)
+        """Remember the flows that are met with these rows, and look up those of all."""
+        first = self.cascade.card.tiers[0]
+        fits = self._sources.are_of(first.representation)
+        for partition, begin, end in work.parts:
+            fresh, out = np.empty(end - begin, np.int64), np.empty(end - begin, HELD)
+            met, repeated, forgotten = meet(
+                self.tables[partition].arrays, work.rows, begin, end, work.source, fits, first.depth,
+                work.places, fresh, out,
+            )  # fmt: skip
+            work.fresh[partition] = fresh[:met]
+            self.counts["flows"] += met
+            self.counts["rows_repeated"] += repeated
+            self._give_up(out[:forgotten], "forgotten")
 
     def _look_up(self, work: Work) -> None:
-        work.places = np.full(len(work.rows), -1, np.int64)
-        for partition, where in work.by_partition(np.arange(len(work.rows))):
-            work.places[where] = self.tables[partition].find(work.rows["flow_id"][where])
+        for partition, begin, end in work.parts:
+            work.places[begin:end] = self.tables[partition].find(work.rows["flow_id"][begin:end])
 
-    def _ready(self, work: Work, own: Indexes, tier: int) -> Indexes:
-        """Return the rows of a tier whose flows wait for it."""
-        ready = []
-        for partition, where in work.by_partition(own):
-            table, places = self.tables[partition], work.places[where]
-            known = places >= 0
-            held = np.full(len(where), NOTHING, np.int64)
-            held[known] = table.held(places[known])
-            waits = held >= 0
-            next_tier = np.full(len(where), -1, np.int64)
-            next_tier[waits] = table.pool["next_tier"][held[waits]]
-            ready.append(where[next_tier == tier])
-            if len(self._depths) > 1:
-                ahead = where[~known | (waits & (next_tier < tier))]
-                self._ahead.keep(work, ahead, self._clock() + self._clock_wait_ns)
-        out = np.concatenate(ready) if ready else np.empty(0, np.intp)
-        # A row that came twice at one time is answered once.
-        return out[np.unique(work.rows["flow_id"][out], return_index=True)[1]]
+    def _ready(
+        self, work: Work, number: int, partition: int, bounds: tuple[int, int], fits: Flags
+    ) -> Indexes:
+        """Return the rows of a partition that flows wait for at a tier."""
+        begin, end = bounds
+        out, ahead = np.empty(end - begin, np.int64), np.empty(end - begin, np.int64)
+        found, early = ready(
+            self.tables[partition].arrays, work.rows, begin, end, work.source, fits,
+            self.cascade.card.tiers[number].depth, number, work.places, out, ahead,
+        )  # fmt: skip
+        if early and len(self._depths) > 1:
+            self._ahead.keep(work, partition, ahead[:early], self._clock() + self._clock_wait_ns)
+        return out[:found]
 
-    def _score(self, work: Work, tier: int, where: Indexes, carried: dict[int, Indexes]) -> None:
-        """Have a tier answer rows whose flows are known, and see what becomes of these."""
+    def _score(
+        self, work: Work, tier: int, asked: Sequence[tuple[int, Indexes]], carried: dict[int, Indexes]
+    ) -> None:
+        """Have a tier answer rows, by partition, whose flows are known, and see what becomes of these."""
         tiers = self.cascade.card.tiers
-        before = self._best_so_far(work, where)
+        where = asked[0][1] if len(asked) == 1 else np.concatenate([rows for _, rows in asked])
         answer, answered = self._ask(work, tier, where)
-        rows = work.rows[where]
-        rows["class"], rows["tier"] = answer.classes, tier
-        rows["unknown"] = answer.unknown if self.settings.unknown else False
-        rows["confidence"], rows["ood"] = answer.confidence, answer.ood
-        rows[~answered] = before[~answered]
-        work.rows[where] = rows
         is_last = tier + 1 == len(tiers)
-        ended = rows["flow_end_reason"] != 0
-        goes_on = (answer.escalate | ~answered) & ~ended if not is_last else np.zeros(len(where), np.bool_)
         following = None if is_last else tiers[tier + 1]
-        at_once = following is not None and (following.representation, following.depth) == (
+        follows = following is not None and (following.representation, following.depth) == (
             tiers[tier].representation,
             tiers[tier].depth,
         )
-        self.counts[f"escalated_{tiers[tier].name}"] += int(goes_on.sum())
-        for partition, part in places_by_partition(work.partition[where]):
-            table, places = self.tables[partition], work.places[where[part]]
-            said = answered[part]
-            table.note(places[said], tier, rows["class"][part[said]])
-            on = part[goes_on[part]]
-            if at_once:
-                carried[tier + 1] = np.concatenate((carried.get(tier + 1, np.empty(0, np.intp)), where[on]))
-            else:
-                on = self._hold(work, table, where, on, rows, tier)
-            done = np.setdiff1d(part, on, assume_unique=True)
-            self._finish(table, work.places[where[done]], rows[done], at_once=True)
+        clock_ns = self._clock() + self._clock_wait_ns
+        begin = 0
+        for partition, rows in asked:
+            end = begin + len(rows)
+            out, on = np.empty(len(rows), HELD), np.empty(len(rows), np.int64)
+            final, going, told, no_room = settle(
+                self.tables[partition].arrays, work.rows, where, begin, end, work.places, *answer, answered,
+                tier, is_last, follows, self._wait_ns, clock_ns, out, on,
+            )  # fmt: skip
+            begin = end
+            self.counts[f"escalated_{tiers[tier].name}"] += going + no_room
+            self.counts["answered_for_lack_of_room"] += no_room
+            self._finished(out[:final], at_once=True)
+            if follows:
+                carried[partition] = on[:going]
+                continue
+            if told and self.settings.provisional:
+                self._out.append(Said(out[len(out) - told :], False, True))
+            if going and self._ahead.rows:
+                self._take_ahead(work.rows["flow_id"][on[:going]], tier + 1)
 
-    def _best_so_far(self, work: Work, where: Indexes) -> Rows:
-        """Return the rows with what was answered before, where their flows wait with an answer."""
-        best = work.rows[where]
-        for partition, part in places_by_partition(work.partition[where]):
-            table = self.tables[partition]
-            held = table.held(work.places[where[part]])
-            waits = held >= 0
-            best[part[waits]] = table.pool[held[waits]]
-        return best
+    def _take_ahead(self, flows: NDArray[np.uint64], tier: int) -> None:
+        """Have the rows answered later in this call that flows now wait for and that came before they did."""
+        following = self.cascade.card.tiers[tier]
+        later = self._ahead.take(flows.tolist(), following.representation, following.depth)
+        self._later += [later] if later is not None else []
 
-    def _ask(self, work: Work, tier: int, where: Indexes) -> tuple[Answer, NDArray[np.bool_]]:
+    def _ask(self, work: Work, tier: int, where: Indexes) -> tuple[Answer, Flags]:
         """Return a tier's answer to rows, and to which of them there is one."""
         size = len(where)
-        out = Answer(
-            np.full(size, NOTHING, np.intp),
-            np.zeros(size, np.float32),
-            np.zeros(size, np.bool_),
-            np.zeros(size, np.bool_),
-            np.zeros(size, np.float32),
-        )
-        answered = np.zeros(size, np.bool_)
-        name = self.cascade.card.tiers[tier].name
-        for source in np.unique(work.source[where]).tolist():
-            part = np.flatnonzero(work.source[where] == source)
-            try:
-                columns = self._places(tier, source)
-                matrix = work.matrix(where[part], source)
-                matrix = matrix if columns is None else matrix[:, columns]
-                found = self.cascade.answer(tier, matrix)
-            except Exception as error:  # what a tier cannot answer, the next one or the one before does
-                self.counts[f"failed_{name}"] += len(part)
-                self._tell_once(tier, error)
+        if len(work.features) == 1:
+            return self._ask_of(work, tier, where, next(iter(work.features))) or _nothing(size)
+        (out, answered), sources = _nothing(size), work.source[where]
+        for source in np.unique(sources).tolist():
+            part = np.flatnonzero(sources == source)
+            found = self._ask_of(work, tier, where[part], source)
+            if found is None:
                 continue
-            parts: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(out, found, strict=True)
+            parts: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(out, found[0], strict=True)
             for whole, piece in parts:
                 whole[part] = piece
             answered[part] = True
-            self.drift.on_answers(tier, found, matrix)
-        self.counts[f"answered_{name}"] += int(answered.sum())
         return out, answered
+
+    def _ask_of(self, work: Work, tier: int, where: Indexes, source: int) -> tuple[Answer, Flags] | None:
+        """Return the answer to rows of one source; None where the tier has none."""
+        name = self.cascade.card.tiers[tier].name
+        try:
+            columns = self._places(tier, source)
+            matrix = work.matrix(where, source)
+            matrix = matrix if columns is None else matrix.take(columns, axis=1)
+            found = self.cascade.answer(tier, matrix)
+        except Exception as error:  # what a tier cannot answer, the next one or the one before does
+            self.counts[f"failed_{name}"] += len(where)
+            self._tell_once(tier, error)
+            return None
+        self.counts[f"answered_{name}"] += len(where)
+        self.drift.on_answers(tier, found, matrix)
+        if not self.settings.unknown:
+            found = found._replace(unknown=np.zeros(len(where), np.bool_))
+        return found, np.ones(len(where), np.bool_)
 
     def _places(self, tier: int, source: int) -> NDArray[np.intp] | None:
         """Return where a tier's columns stand in the rows of a source; None: they are all of them, in order."""
@@ -376,44 +377,25 @@ class CascadeServer:
             error if isinstance(error, CascadeError) else f"{type(error).__name__}: {error}",
         )
 
-    def _hold(
-        self, work: Work, table: WaitingFlows, where: Indexes, on: Indexes, rows: Rows, tier: int
-    ) -> Indexes:
-        """Have flows wait for the tier behind ``tier``; return those of them for which there is room."""
-        places = work.places[where[on]]
-        new = table.held(places) < 0
-        most = table.room
-        if int(new.sum()) > most:
-            fits = ~new | (np.cumsum(new) <= most)
-            self.counts["answered_for_lack_of_room"] += int((~fits).sum())
-            on, places = on[fits], places[fits]
-        if not len(on):
-            return on
-        held = rows[on]
-        held["next_tier"] = tier + 1
-        rows["next_tier"][on] = tier + 1
-        deadline_ns = held["start_ns"] + self._wait_ns
-        table.hold(places, held, deadline_ns, self._clock() + self._clock_wait_ns)
-        if self.settings.provisional:
-            self._out.append(Said(held[held["class"] != NOTHING], False, True))
-        if self._ahead.rows:
-            following = self.cascade.card.tiers[tier + 1]
-            later = self._ahead.take(held["flow_id"].tolist(), following.representation, following.depth)
-            self._later += [later] if later is not None else []
-        return on
-
-    def _finish(self, table: WaitingFlows, places: Places, rows: Rows, *, at_once: bool) -> None:
+    def _finished(self, rows: Rows, *, at_once: bool) -> None:
+        """Take note of final answers."""
         if not len(rows):
             return
-        table.finish(places, np.where(rows["unknown"], UNKNOWN, rows["class"]))
+        unknown, nothing = tally(rows)
         self.counts["final"] += len(rows)
-        self.counts["unknown"] += int(rows["unknown"].sum())
-        self.counts["without_answer"] += int((rows["class"] == NOTHING).sum())
+        self.counts["unknown"] += unknown
+        self.counts["without_answer"] += nothing
         self._out.append(Said(rows, True, at_once))
 
-    def _give_up(self, table: WaitingFlows, held: Places, why: str) -> None:
+    def _give_up(self, rows: Rows, why: str) -> None:
+        """Take note of final answers to flows that waited in vain."""
+        if len(rows):
+            self.counts[f"answered_at_{why}"] += len(rows)
+            self._finished(rows, at_once=False)
+
+    def _give_up_held(self, table: WaitingFlows, held: Places, why: str) -> None:
         """Make the best answer so far of flows that wait final."""
-        if not len(held):
-            return
-        self.counts[f"answered_at_{why}"] += len(held)
-        self._finish(table, table.entries(held), table.pool[held], at_once=False)
+        if len(held):
+            out = np.empty(len(held), HELD)
+            give_up(table.arrays, held, out)
+            self._give_up(out, why)

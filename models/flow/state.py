@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.flow.waiting import HELD, Places, Rows
+from models.flow.table import HELD, Places, Rows
 from schemas.errors import CodecError
 
 LAYOUT = hashlib.sha256(repr((HELD.descr, 1)).encode()).hexdigest()[:16]

@@ -7,10 +7,15 @@ about as much as copying the row, and sees what has no likeness in any column be
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.card import Unknown
+
+Columns = NDArray[np.float32]
 
 MOST = 100.0
 QUANTILE = 0.999
@@ -56,11 +61,24 @@ class Scorer:
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the score of each row, (rows,): about 1 for what is usual, up to ``MOST``; 0 if none are judged."""
-        if not len(self._centre):
-            return np.zeros(len(rows), np.float32)
-        distance = signed_log(rows)
-        distance -= self._centre
-        distance *= self._per_scale
-        np.square(distance, out=distance)
-        np.minimum(distance, np.float32(MOST), out=distance)
-        return distance.mean(axis=1)
+        out = np.zeros(len(rows), np.float32)
+        if len(self._centre):
+            _score_all(np.ascontiguousarray(rows, np.float32), self._centre, self._per_scale, out)
+        return out
+
+
+@njit(cache=True, nogil=True)
+def _score_all(rows: Columns, centre: Columns, per_scale: Columns, out: Columns) -> None:
+    for i in range(len(rows)):
+        total = np.float32(0)
+        for j in range(len(centre)):
+            given = rows[i, j]
+            # What is no number is 0 for the tier, too.
+            value = (
+                np.float32(0)
+                if np.isnan(given)
+                else np.float32(math.copysign(np.log1p(np.abs(given)), given))
+            )
+            distance = (value - centre[j]) * per_scale[j]
+            total += min(distance * distance, np.float32(MOST))
+        out[i] = total / np.float32(len(centre))

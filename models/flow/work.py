@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.flow.records import Names, held_rows
-from models.flow.waiting import HELD, Places, Rows
+from models.flow.records import Names, fill_rows
+from models.flow.table import HELD, Places, Rows
 from schemas.features import FeatureBatch
 
 Indexes = NDArray[np.intp]
@@ -39,6 +39,7 @@ class Sources:
 
     def __init__(self) -> None:
         self.known: list[Source] = []
+        self._fits: dict[str, NDArray[np.bool_]] = {}
 
     def number(self, batch: FeatureBatch) -> int:
         """Return the number of a batch's source."""
@@ -49,48 +50,35 @@ class Sources:
         self.known.append(source)
         return len(self.known) - 1
 
-    def are_of(self, representation: str, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of the numbered sources are of a representation."""
-        fits = np.array([source.representation == representation for source in self.known], np.bool_)
-        found: NDArray[np.bool_] = fits[numbers]
-        return found
+    def are_of(self, representation: str) -> NDArray[np.bool_]:
+        """Return which of the sources known are of a representation, in the order of their numbers."""
+        fits = self._fits.get(representation)
+        if fits is None or len(fits) != len(self.known):
+            fits = np.array([source.representation == representation for source in self.known], np.bool_)
+            self._fits[representation] = fits
+        return fits
 
 
 @dataclass
 class Work:
-    """Rows that tiers may have to do with; every array but ``features`` has as many."""
+    """Rows that tiers may have to do with, those of a partition together; every array but ``features`` has as many."""
 
     rows: Rows
-    partition: NDArray[np.int64]
+    parts: Sequence[tuple[int, int, int]]
+    """Of each partition its number, where its rows begin and before where they end."""
     source: NDArray[np.int64]
     at: NDArray[np.int64]
     """Row of the source's matrix."""
     features: Mapping[int, Matrix]
     """By source."""
-    places: Places = field(default_factory=lambda: np.empty(0, np.int64))
+    places: Places
     """Of each row's flow in the table of its partition, -1 where it is not known."""
-    fresh: Indexes = field(default_factory=lambda: np.empty(0, np.intp))
-    """Rows with which their flows are met."""
+    fresh: dict[int, Indexes] = field(default_factory=dict)
+    """By partition, rows with which their flows are met."""
 
     def matrix(self, where: Indexes, source: int) -> Matrix:
         """Return the features of rows of one source."""
         return self.features[source][self.at[where]]
-
-    def by_partition(self, where: Indexes) -> Iterator[tuple[int, Indexes]]:
-        """Yield (partition, those of the rows ``where`` that are of it)."""
-        for partition, part in places_by_partition(self.partition[where]):
-            yield partition, where[part]
-
-
-def places_by_partition(partition: NDArray[np.int64]) -> Iterator[tuple[int, Indexes]]:
-    """Yield each partition, and where it stands."""
-    if not len(partition):
-        return
-    if (partition == partition[0]).all():
-        yield int(partition[0]), np.arange(len(partition))
-        return
-    for number in np.unique(partition).tolist():
-        yield number, np.flatnonzero(partition == number)
 
 
 def groups(arrived: Sequence[Arrived], most: int) -> Iterator[list[Arrived]]:
@@ -123,27 +111,51 @@ def gather(
         probes: numbers probes.
         representations: numbers representations.
     """
-    parts: list[tuple[Rows, int, int, Places]] = []
+    found: list[tuple[FeatureBatch, int, int, Indexes | slice, int]] = []
+    # The sort is stable: a partition's messages stay in their order.
+    for batch, partition, received_ns in sorted(group, key=_partition_of):
+        at = depths.get(batch.representation)
+        if at is None or not batch.rows:
+            continue
+        wanted = _wanted(batch, at)
+        if wanted is not None and not len(wanted):
+            continue
+        count = batch.rows if wanted is None else len(wanted)
+        found.append((batch, partition, received_ns, slice(None) if wanted is None else wanted, count))
+    size = sum(count for *_, count in found)
+    rows, source, at_row = np.zeros(size, HELD), np.zeros(size, np.int64), np.empty(size, np.int64)
     matrices: dict[int, list[Matrix]] = {}
     sizes: Counter[int] = Counter()
-    for batch, partition, received_ns in group:
-        wanted = batch.columns["flow_end_reason"] != 0
-        for depth in depths.get(batch.representation, ()):
-            wanted |= batch.columns["depth"] == depth
-        where = np.flatnonzero(wanted)
-        if not len(where) or batch.representation not in depths:
-            continue
-        source = sources.number(batch)
+    bounds: dict[int, tuple[int, int]] = {}
+    begin = 0
+    for batch, partition, received_ns, where, count in found:
+        end = begin + count
+        number = sources.number(batch)
         probe, representation = probes.number(batch.probe), representations.number(batch.representation)
-        rows = held_rows(batch, where, probe, representation, received_ns)
-        parts.append((rows, partition, source, where + sizes[source]))
-        matrices.setdefault(source, []).append(batch.columns["features"])
-        sizes[source] += batch.rows
-    counts = [len(rows) for rows, _, _, _ in parts]
+        fill_rows(rows[begin:end], batch, where, probe, representation, received_ns)
+        source[begin:end] = number
+        at_row[begin:end] = sizes[number] + np.arange(batch.rows)[where]
+        matrices.setdefault(number, []).append(batch.columns["features"])
+        sizes[number] += batch.rows
+        bounds[partition] = (bounds.get(partition, (begin, end))[0], end)
+        begin = end
     return Work(
-        np.concatenate([np.empty(0, HELD), *(rows for rows, _, _, _ in parts)]),
-        np.repeat(np.array([partition for _, partition, _, _ in parts], np.int64), counts),
-        np.repeat(np.array([source for _, _, source, _ in parts], np.int64), counts),
-        np.concatenate([np.empty(0, np.int64), *(at for _, _, _, at in parts)]),
+        rows,
+        [(partition, *bound) for partition, bound in bounds.items()],
+        source,
+        at_row,
         {s: m[0] if len(m) == 1 else np.concatenate(m) for s, m in matrices.items()},
+        np.empty(size, np.int64),
     )
+
+
+def _partition_of(one: Arrived) -> int:
+    return one.partition
+
+
+def _wanted(batch: FeatureBatch, depths: Sequence[int]) -> Indexes | None:
+    """Return the rows of a batch that a tier has a use for; None: all of them."""
+    wanted = batch.columns["flow_end_reason"] != 0
+    for depth in depths:
+        wanted |= batch.columns["depth"] == depth
+    return None if wanted.all() else np.flatnonzero(wanted)

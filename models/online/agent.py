@@ -19,7 +19,7 @@ from models.online.keeper import StateKeeper
 from models.online.learner import OnlineLearner
 from models.online.records import Predictions
 from models.online.state import Snapshot
-from producers.bus import Item, Sink
+from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
@@ -49,7 +49,7 @@ def input_topics(settings: OnlineSettings) -> tuple[str, ...]:
 def prediction_items(predictions: Predictions, partitions: int) -> list[Item]:
     """Return the messages of predictions, each with its flow's partition and id."""
     where = partitions_of(predictions.batch.columns["flow_id"], partitions)
-    return list(map(Item, predictions.messages(), where, predictions.keys()))
+    return list(zip(predictions.messages(), where, predictions.keys(), strict=True))
 
 
 def _warm_up(settings: OnlineSettings) -> None:
@@ -247,7 +247,7 @@ class ModelAgent:
                 self._lessons.append((message, predictions))
                 items = prediction_items(predictions, self.bus.partitions)
                 self._held += items
-                self._meter.output_bytes += sum(len(item.value) for item in items)
+                self._meter.output_bytes += octets_of(items)
                 made = len(items)
         finally:
             # Rows in are rows out and rows dropped, also where the model fails in the middle.

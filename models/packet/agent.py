@@ -17,7 +17,7 @@ from models.packet.live import Change, LiveModels
 from models.packet.records import Rows, Timing
 from models.packet.runtime import PacketModel
 from models.packet.votes import FlowVotes
-from producers.bus import Item, Sink
+from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
@@ -211,7 +211,7 @@ class PacketModelAgent:
         for topic, found in ((PREDICTIONS_PACKET, items), (PREDICTIONS_FLOW, votes)):
             if found:
                 self.sink.produce_items(topic_name(self.bus, topic), found)
-                self._meter.output_bytes += sum(len(item.value) for item in found)
+                self._meter.output_bytes += octets_of(found)
         for one, count in zip(group, made, strict=True):
             self._meter.record_ns(time.time_ns() - one.batch.sent_time_ns, count)
 
@@ -247,7 +247,7 @@ class PacketModelAgent:
         try:
             messages = rows.packet_messages(self.settings.probabilities)
             made = [
-                Item(message, partitions[flow], rows.flows[flow]["flow_id"])
+                (message, partitions[flow], rows.flows[flow]["flow_id"])
                 for message, flow in zip(messages, one.batch.columns["flow_index"].tolist(), strict=True)
             ]
             votes += self._votes(rows, partitions) if self.settings.votes else ()
@@ -271,7 +271,7 @@ class PacketModelAgent:
         for flow, members in _rows_of_flows(rows.batch.columns["flow_index"]):
             label, confidence = self.votes.add(flow_ids[flow], rows.probabilities[members], now_s)
             record = rows.vote_record(flow, int(members[-1]), label, confidence)
-            made.append(Item(encode("Prediction", record), partitions[flow], record["flow_id"]))
+            made.append((encode("Prediction", record), partitions[flow], record["flow_id"]))
         self.totals["votes"] += len(made)
         return made
 

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from infra.broker.embedded import EmbeddedBroker
-from producers.bus import BusProducer, Item
+from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from schemas.errors import BusError
 
@@ -122,7 +122,7 @@ def test_records_handed_over_together_are_counted_one_by_one(embedded: EmbeddedB
     embedded.create_topic("t", 4)
     producer = BusProducer(settings(embedded))
     producer.connect()
-    producer.produce_items("t", [Item(b"v%d" % number, number % 4, "k") for number in range(500)])
+    producer.produce_items("t", [(b"v%d" % number, number % 4, "k") for number in range(500)])
     producer.produce_items("t", [])
     assert producer.flush(20) == 0
     producer.check()
@@ -134,7 +134,7 @@ def test_records_handed_over_together_wait_for_room(embedded: EmbeddedBroker) ->
     embedded.create_topic("t", 4)
     producer = BusProducer(settings(embedded, client={"queue.buffering.max.messages": "20"}))
     producer.connect()
-    producer.produce_items("t", [Item(bytes(1000), 0, "k")] * 300)
+    producer.produce_items("t", [(bytes(1000), 0, "k")] * 300)
     assert producer.full_waits > 0
     assert producer.flush(20) == 0
     assert (producer.sent, producer.acked, producer.acked_items) == (300, 300, 300)
@@ -145,6 +145,6 @@ def test_a_record_refused_is_told_and_those_beside_it_are_counted(embedded: Embe
     producer = BusProducer(settings(embedded))
     producer.connect()
     with pytest.raises(BusError, match=r"topic t refuses 1,000,001 bytes"):
-        producer.produce_items("t", [Item(b"a", 0, "k"), Item(bytes(1_000_001), 0, "k"), Item(b"b", 1, "k")])
+        producer.produce_items("t", [(b"a", 0, "k"), (bytes(1_000_001), 0, "k"), (b"b", 1, "k")])
     assert producer.flush(20) == 0
     assert (producer.sent, producer.acked) == (2, 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import decode, encode
 from schemas.community_id import address_text, community_id
-from schemas.prediction_columns import PredictionColumns, PredictionTexts, encode_columns, no_columns
+from schemas.prediction_columns import PREDICTED, PredictionTexts, PredictionWriter
 from schemas.predictions import (
     PredictionRows,
     PredictionSource,
@@ -35,7 +35,8 @@ SHARED = st.fixed_dictionaries(
         **dict.fromkeys(TIMES, NATURAL),
     }
 )
-VERDICT = st.tuples(st.booleans(), INT, st.floats(allow_nan=False))
+VERDICT = st.tuples(st.integers(0, 127), st.floats(allow_nan=False, width=32))
+MADE_NS = 2**62
 ROW = st.fixed_dictionaries(
     {
         "prediction_id": HEX,
@@ -86,37 +87,37 @@ PLACE = st.tuples(
 )
 
 
-@given(SHARED, st.lists(st.tuples(ROW, PLACE, VERDICT), max_size=4))
-def test_columns_give_the_bytes_of_the_codec(
-    shared: dict[str, Any], rows: list[tuple[dict[str, Any], Any, tuple[bool, int, float]]]
+@given(SHARED, st.lists(st.tuples(ROW, PLACE, VERDICT), max_size=4), st.booleans())
+def test_structured_rows_give_the_bytes_of_the_codec(
+    shared: dict[str, Any], given_rows: list[tuple[dict[str, Any], Any, tuple[int, float]]], final: bool
 ) -> None:
-    labels = list(dict.fromkeys([None, *(row["label"] for row, _, _ in rows)]))
-    columns = no_columns(len(rows))
+    labels = list(dict.fromkeys([None, *(row["label"] for row, _, _ in given_rows)]))
+    rows = np.zeros(len(given_rows), PREDICTED)
     wanted = []
-    for i, (row, (version, source, destination, protocol, first, second), verdict) in enumerate(rows):
+    for i, (row, (version, source, destination, protocol, first, second), verdict) in enumerate(given_rows):
         a, b = (
             address.ljust(16, b"\0") if version == 6 else address[:4] + bytes(12)
             for address in (source, destination)
         )
-        columns["prediction_id"][i] = int(row["prediction_id"], 16)
-        columns["flow_id"][i] = int(row["flow_id"], 16)
-        columns["source_address"][i] = np.frombuffer(a, np.uint8)
-        columns["destination_address"][i] = np.frombuffer(b, np.uint8)
+        tier, ood = verdict
         told = {
-            "source_port": first, "destination_port": second, "protocol": protocol,
-            "start_ns": row["start_ns"], "event_time_ns": row["event_time_ns"], "depth": row["depth"],
-            "flow_end_reason": row["flow_end_reason"] % 6, "confidence": row["confidence"],
+            "source_port": first, "destination_port": second, "protocol": protocol, "start_ns": row["start_ns"],
+            "depth": row["depth"], "flow_end_reason": row["flow_end_reason"] % 6,
+            "confidence": float(np.float32(max(-1, min(row["confidence"], 1)))), "ood": ood,
         }  # fmt: skip
-        told |= dict(zip(("final", "tier", "ood"), verdict, strict=True))
-        for name, value in {**told, "ip_version": version, "label": labels.index(row["label"])}.items():
-            columns[name][i] = value
-        columns["stage_times_ns"][i] = [shared[name] for name in TIMES]
+        beside = {
+            "flow_id": int(row["flow_id"], 16), "source_address": np.frombuffer(a, np.uint8),
+            "destination_address": np.frombuffer(b, np.uint8), "ip_version": version,
+            "end_ns": row["event_time_ns"], "tier": tier - 1, "received_ns": MADE_NS - shared["model_ns"],
+        }  # fmt: skip
+        for name, value in {**told, **beside, **{name: shared[name] for name in TIMES[:-1]}}.items():
+            rows[name][i] = value
         texts = {
             "community_id": community_id(a, b, first, second, protocol, version),
             "source_address": address_text(a, version),
             "destination_address": address_text(b, version),
         }
-        wanted.append({"schema_version": 2, **shared, **row, **told, **texts})
+        wanted.append({"schema_version": 2, **shared, **row, **told, "tier": tier, "final": final, **texts})
     names = PredictionTexts(
         shared["probe"],
         shared["representation"],
@@ -125,7 +126,9 @@ def test_columns_give_the_bytes_of_the_codec(
         shared["replayed"],
         labels,
     )
-    written = encode_columns(names, PredictionColumns(**columns))
+    ids = np.array([int(row["prediction_id"], 16) for row, _, _ in given_rows], np.uint64)
+    places = np.array([labels.index(row["label"]) for row, _, _ in given_rows], np.int64)
+    written = PredictionWriter(names).encode(rows, ids, places, final, MADE_NS)
     assert [decode("Prediction", value) for value in written] == wanted
     assert written == [encode("Prediction", record) for record in wanted]
 

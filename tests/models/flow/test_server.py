@@ -15,7 +15,7 @@ from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.server import CascadeServer, Said
 from models.flow.state import load, save
-from models.flow.waiting import NOTHING, UNKNOWN
+from models.flow.table import NOTHING, UNKNOWN
 from tests.models.flow.scripted import (
     NAMES,
     SECOND,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.flow.state import load, save
-from models.flow.waiting import DONE, HELD, NOTHING, WaitingFlows
+from models.flow.table import DONE, HELD, NOTHING
+from models.flow.waiting import WaitingFlows
 from schemas.errors import CodecError
 from tests.models.flow.scripted import UNSURE, arrived, batch
 from tests.models.flow.test_server import server
