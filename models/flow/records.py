@@ -13,7 +13,7 @@ from models.flow.table import NOTHING, Rows
 from producers.bus import Item
 from schemas.features import FeatureBatch
 from schemas.flow_key import partitions_of
-from schemas.prediction_columns import PredictionTexts, PredictionWriter
+from schemas.predictions import PredictionTexts, PredictionWriter
 
 UNKNOWN_LABEL = "unknown"
 _COPIED = (
@@ -177,7 +177,7 @@ class Publisher:
                 self._model,
                 version,
                 replayed,
-                [*classes, None, UNKNOWN_LABEL],
+                (*classes, None, UNKNOWN_LABEL),
             )
             writer = self._writers[probe, representation, replayed] = PredictionWriter(texts)
         return writer

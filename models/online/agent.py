@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-import numpy as np
-
 from models.online import observed, paths
 from models.online.backlog import Source, positions, read_backlog
 from models.online.config import OnlineSettings
@@ -26,7 +24,7 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import partitions_of
-from schemas.predictions import varints
+from schemas.predictions import warm_up_writer
 from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -54,7 +52,7 @@ def prediction_items(predictions: Predictions, partitions: int) -> list[Item]:
 
 def _warm_up(settings: OnlineSettings) -> None:
     """Compile and import now what would hold up the first messages."""
-    varints(np.zeros((1, 1), dtype=np.int64))
+    warm_up_writer()
     observed.warm_up()
     paths.warm_up()
     if settings.drift:

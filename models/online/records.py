@@ -9,24 +9,39 @@ from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.online.classifier import Prediction
-from schemas.columns import Array
-from schemas.community_id import address_text, community_ids
 from schemas.features import FeatureBatch
-from schemas.predictions import PredictionRows, PredictionSource, avro_text, encode_predictions
+from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter
 
-_PLACES = ("source_port", "destination_port", "protocol", "start_ns", "end_ns")
-_STAGES = ("depth", "flow_end_reason")
+_COPIED = (
+    "flow_id",
+    "source_address",
+    "destination_address",
+    "source_port",
+    "destination_port",
+    "protocol",
+    "ip_version",
+    "flow_end_reason",
+    "start_ns",
+    "end_ns",
+    "depth",
+)
 
 
 @dataclass(frozen=True)
 class RowIds:
     """What names each row of a batch: its prediction id, flow id and depth."""
 
-    texts: list[str]
+    numbers: NDArray[np.uint64]
     flows: list[int]
     depths: list[int]
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the prediction ids as messages have them."""
+        return [f"{number:016x}" for number in self.numbers.tolist()]
 
 
 def prediction_ids(batch: FeatureBatch, model: str) -> RowIds:
@@ -34,12 +49,12 @@ def prediction_ids(batch: FeatureBatch, model: str) -> RowIds:
     columns = batch.columns
     flows, depths = columns["flow_id"].tolist(), columns["depth"].tolist()
     head = blake2b(f"{model}\0{batch.representation}\0".encode(), digest_size=8)
-    texts = []
+    digests = []
     for key in zip(flows, depths, columns["interval_start_ns"].tolist(), strict=True):
         digest = head.copy()
         digest.update(struct.pack("<QIq", *key))
-        texts.append(digest.hexdigest())
-    return RowIds(texts, flows, depths)
+        digests.append(digest.digest())
+    return RowIds(np.frombuffer(b"".join(digests), ">u8").astype(np.uint64), flows, depths)
 
 
 @dataclass(frozen=True)
@@ -59,49 +74,37 @@ class Predictions:
 
     def messages(self) -> list[bytes]:
         """Return a ``Prediction`` message for each row."""
-        columns = self.batch.columns
-        rows = PredictionRows(
-            prediction_ids=self.ids.texts,
-            flow_ids=self.keys(),
-            community_ids=community_ids(columns),
-            addresses=_address_pairs(columns),
-            places=_integers(columns, _PLACES),
-            stages=_integers(columns, _STAGES),
-            answers=self.answers,
+        labels = tuple(sorted({label for label, _ in self.answers}, key=str))
+        numbers = {label: number for number, label in enumerate(labels)}
+        said = np.array([numbers[label] for label, _ in self.answers], np.int64)
+        batch = self.batch
+        writer = _writer(
+            PredictionTexts(
+                batch.probe, batch.representation, self.model, self.model_version, batch.replayed, labels
+            )
         )
-        return encode_predictions(self._source(), rows)
+        return writer.encode(self._rows(), self.ids.numbers, said, True, self.made_time_ns)
 
     def keys(self) -> list[str]:
         """Return the key of each row's message: its flow id as text."""
         return [f"{flow:016x}" for flow in self.ids.flows]
 
-    def _source(self) -> PredictionSource:
-        # Clocks of other machines may be ahead: no stage time is negative.
+    def _rows(self) -> NDArray[np.void]:
         batch = self.batch
-        times = (
-            batch.probe_time_ns,
-            max(0, batch.flows_received_time_ns - batch.probe_time_ns),
-            max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns),
-            max(0, self.received_time_ns - batch.flows_sent_time_ns),
-            max(0, self.made_time_ns - self.received_time_ns),
-        )
-        return PredictionSource(
-            batch.probe, batch.representation, self.model, self.model_version, batch.replayed, times
-        )
+        rows = np.zeros(batch.rows, PREDICTED)
+        for name in _COPIED:
+            rows[name] = batch.columns[name]
+        rows["confidence"] = [confidence for _, confidence in self.answers]
+        rows["tier"] = -1
+        # Clocks of other machines may be ahead: no stage time is negative.
+        rows["probe_time_ns"] = batch.probe_time_ns
+        rows["bus_to_flows_ns"] = max(0, batch.flows_received_time_ns - batch.probe_time_ns)
+        rows["flows_ns"] = max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns)
+        rows["bus_to_model_ns"] = max(0, self.received_time_ns - batch.flows_sent_time_ns)
+        rows["received_ns"] = self.received_time_ns
+        return rows
 
 
-def _integers(columns: dict[str, Array], names: tuple[str, ...]) -> Array:
-    return np.stack([columns[name].astype(np.int64) for name in names], axis=1)
-
-
-def _address_pairs(columns: dict[str, Array]) -> list[bytes]:
-    pairs = np.concatenate((columns["source_address"], columns["destination_address"]), axis=1).tobytes()
-    return [
-        _address_field(pairs[at : at + 16], version) + _address_field(pairs[at + 16 : at + 32], version)
-        for at, version in zip(range(0, len(pairs), 32), columns["ip_version"].tolist(), strict=True)
-    ]
-
-
-@lru_cache(maxsize=1 << 14)
-def _address_field(address: bytes, version: int) -> bytes:
-    return avro_text(address_text(address, version))
+@lru_cache(maxsize=256)
+def _writer(texts: PredictionTexts) -> PredictionWriter:
+    return PredictionWriter(texts)
