@@ -109,7 +109,7 @@ def test_f1_counts_misses_as_errors() -> None:
 
 def test_answers_tell_misses_repeats_and_contradictions() -> None:
     def arrival(flow: int, label: str, at_ns: int = 50, **more: object) -> tuple[int, bytes]:
-        told = {"flow_id": f"{flow:016x}", "label": label, "final": True, "tier": 1, "probe_time_ns": 20}
+        told = {"flow_id": f"{flow:016x}", "label": label, "final": True, "tier": 1, "event_time_ns": 20}
         return at_ns, encode("Prediction", {**RECORDS["Prediction"], **told, **more})
 
     found = answers(

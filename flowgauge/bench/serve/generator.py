@@ -186,6 +186,7 @@ class Generator:
         self._given = Given(**{name: data[name] for name in Given._fields})
         self._wheel = new_wheel(data["begins_ns"], data["template"])
         self._seconds, self._linger_s = work["seconds"], work["linger_ms"] / 1e3
+        self._drain_s, self._begun = work["drain_s"], Path(work["begun"])
         self._partitions = bus.partitions
         self._topic = topic_name(bus, PACKETS)
         self._batcher = Batcher(bus.partitions)
@@ -198,13 +199,37 @@ class Generator:
         self._late_max_ns = 0
 
     def run(self) -> dict[str, Any]:
-        """Send everything at its time; return what was sent."""
+        """Send everything at its time; return what was sent while flows began, and how long that took.
+
+        Then a file tells that all flows have begun, and those that are open go on for a while: who waits for their
+        packets gets them.
+        """
         self._sink.connect()
         step(self._wheel, self._given, 0, 0, self._block)  # compiled before it counts
         base_ns = time.time_ns() + round(LEAD_S * 1e9)
         cpu_s = time.process_time()
-        end_ns = round(self._seconds * 1e9)
-        due_ns = 0
+        self._send(0, round(self._seconds * 1e9), base_ns)
+        took_s, cpu_s, packets = (time.time_ns() - base_ns) / 1e9, time.process_time() - cpu_s, self.packets
+        late_max_ms = self._late_max_ns / 1e6
+        self._begun.touch()
+        self._send(round(self._seconds * 1e9), round((self._seconds + self._drain_s) * 1e9), base_ns)
+        for partition in range(self._partitions):
+            self._produce(partition, empty_columns(), end=True)
+        if left := self._sink.flush(FLUSH_TIMEOUT_S):
+            raise BusError(f"{left} batches were not acknowledged")
+        self._sink.check()
+        return {
+            "flows": int(self._wheel.place[1]),
+            "packets": packets,
+            "seconds": took_s,
+            "cpu_s": cpu_s,
+            "late_max_ms": late_max_ms,
+            "begun_ns": base_ns,
+        }
+
+    def _send(self, begin_ns: int, end_ns: int, base_ns: int) -> None:
+        """Send what is due between two times since the run's beginning, each packet when it is."""
+        due_ns = begin_ns
         while due_ns < end_ns:
             due_ns = min(end_ns, due_ns + round(self._linger_s * 1e9))
             wait_ns = base_ns + due_ns - time.time_ns()
@@ -215,21 +240,6 @@ class Generator:
                 self._late_max_ns = max(self._late_max_ns, -wait_ns)
                 due_ns = min(end_ns, max(due_ns, time.time_ns() - base_ns))
             self._send_until(due_ns, base_ns)
-        took_s = (time.time_ns() - base_ns) / 1e9
-        cpu_s = time.process_time() - cpu_s
-        for partition in range(self._partitions):
-            self._produce(partition, empty_columns(), end=True)
-        if left := self._sink.flush(FLUSH_TIMEOUT_S):
-            raise BusError(f"{left} batches were not acknowledged")
-        self._sink.check()
-        return {
-            "flows": int(self._wheel.place[1]),
-            "packets": self.packets,
-            "seconds": took_s,
-            "cpu_s": cpu_s,
-            "late_max_ms": self._late_max_ns / 1e6,
-            "begun_ns": base_ns,
-        }
 
     def _send_until(self, due_ns: int, base_ns: int) -> None:
         while True:

@@ -16,7 +16,10 @@ from schemas.flow_key import flow_id_of, hash_five_tuple
 
 TARGET_MS = 16.0
 MISS = -1
+PROBE_HOP = "probe_ns"
+"""From a packet's own time until its batch is sent."""
 HOPS = ("bus_to_flows_ns", "flows_ns", "bus_to_model_ns", "model_ns")
+"""The following hops, as records have them."""
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -56,10 +59,10 @@ class Answers:
     """Class, or MISS: none, or ``unknown``."""
     arrived_ns: NDArray[np.int64]
     """When it could be read; 0: never."""
-    latency_ns: NDArray[np.int64]
-    """From the sending of the packet that it was made on."""
+    packet_ns: NDArray[np.int64]
+    """Time of the packet that it was made on."""
     hops_ns: NDArray[np.int64]
-    """(flows, HOPS) of that latency, as the record tells; what is left is the way to the reader."""
+    """(flows, 1 + HOPS) what it took from then on, as the record tells; what is left is the way to the reader."""
     tier: NDArray[np.int64]
     escalated: NDArray[np.bool_]
     unknown: int
@@ -70,6 +73,11 @@ class Answers:
     strange: int
     """Predictions about flows that were never sent."""
     provisional: int
+
+    @property
+    def latency_ns(self) -> NDArray[np.int64]:
+        """Return the time from the packet to the reader; 0 where there is no answer."""
+        return np.where(self.arrived_ns > 0, self.arrived_ns - self.packet_ns, 0)
 
     @property
     def misses(self) -> int:
@@ -85,8 +93,8 @@ def answers(
     numbers = {name: i for i, name in enumerate(classes)}
     flows = len(ids)
     said = np.full(flows, MISS, np.int64)
-    arrived, latency, tier = (np.zeros(flows, np.int64) for _ in range(3))
-    hops = np.zeros((flows, len(HOPS)), np.int64)
+    arrived, packet, tier = (np.zeros(flows, np.int64) for _ in range(3))
+    hops = np.zeros((flows, 1 + len(HOPS)), np.int64)
     escalated = np.zeros(flows, np.bool_)
     named: dict[int, str] = {}
     counts = dict.fromkeys(("unknown", "repeated", "contradicted", "strange", "provisional"), 0)
@@ -107,11 +115,11 @@ def answers(
         named[flow] = record["prediction_id"]
         counts["unknown"] += record["label"] == "unknown"
         said[flow] = numbers.get(record["label"], MISS)
-        arrived[flow], latency[flow] = at_ns, at_ns - record["probe_time_ns"]
-        hops[flow] = [record[name] for name in HOPS]
+        arrived[flow], packet[flow] = at_ns, record["event_time_ns"]
+        hops[flow] = [record["probe_time_ns"] - packet[flow], *(record[name] for name in HOPS)]
         tier[flow] = record["tier"]
         escalated[flow] |= record["tier"] > 1
-    return Answers(said, arrived, latency, hops, tier, escalated, **counts)
+    return Answers(said, arrived, packet, hops, tier, escalated, **counts)
 
 
 def quantiles_ms(values_ns: NDArray[np.int64]) -> dict[str, float]:
@@ -127,7 +135,7 @@ def latencies(found: Answers, measured: NDArray[np.bool_], tiers: Sequence[str])
     there = measured & (found.arrived_ns > 0)
     overall = found.latency_ns[there]
     late = quantiles_ms(overall)
-    hops = {name.removesuffix("_ns"): found.hops_ns[there, i] for i, name in enumerate(HOPS)}
+    hops = {name.removesuffix("_ns"): found.hops_ns[there, i] for i, name in enumerate((PROBE_HOP, *HOPS))}
     hops["bus_to_reader"] = overall - found.hops_ns[there].sum(axis=1)
     return {
         "share_within_16ms": round(float((overall <= TARGET_MS * 1e6).sum() / max(1, measured.sum())), 4),
