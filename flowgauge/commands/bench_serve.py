@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,14 @@ def command(
         typer.Argument(metavar="CAPTURE…", help="Captures with labels; without any, the shipped capture."),
     ] = None,
     rate: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="New flows a second, 200 to 100,000.")
-    ] = 20_000,
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            metavar="N",
+            help="New flows a second, 200 to 100,000; default: 20,000. Several: a run for each.",
+        ),
+    ] = None,
     duration: Annotated[
         float, typer.Option(min=1.0, max=3600.0, metavar="S", help="For how long flows begin, in seconds.")
     ] = 20.0,
@@ -30,8 +37,14 @@ def command(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, metavar="N", help="Flows workers, and as many cascade workers.")
-    ] = 1,
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Flows workers, and as many cascade workers; default: 1. Several: runs with each.",
+        ),
+    ] = None,
     partitions: Annotated[
         int | None,
         typer.Option(min=1, max=1024, metavar="N", help="Partitions; default: as many as workers."),
@@ -67,19 +80,21 @@ def command(
     sizes and gaps. Latency is the time from the sending of the packet that a flow's final answer was made on until
     that answer can be read by another process; flows that waited in vain count with all of their wait. A flow without
     a final answer is a miss, and an error in F1; where there is one, or a flow has two different ones, the exit code
-    is 1.
+    is 1. With several rates or numbers of workers there is a run for each and one line for each run; JSON has them
+    under `runs`.
     """
     from flowgauge.bench.serve.run import ServeOptions, serve
     from flowgauge.settings import load
 
+    rates, numbers = rate or [20_000], workers or [1]
     effective = load(config, {"bus.bootstrap": bus}, settings or ())
     passed_on = ["--config", str(config)] if config else []
     for assignment in settings or ():
         passed_on += ["--set", assignment]
-    chosen = ServeOptions(
-        rate=rate,
+    first = ServeOptions(
+        rate=rates[0],
         seconds=duration,
-        workers=workers,
+        workers=numbers[0],
         partitions=partitions or 0,
         depths=(1, depth),
         wait_s=wait,
@@ -88,4 +103,5 @@ def command(
         external_bus=bus is not None,
         passed_on=tuple(passed_on),
     )
-    return serve(effective, captures or (), [str(path) for path in labels or ()], chosen, as_json)
+    runs = [replace(first, rate=some, workers=many) for many in numbers for some in rates]
+    return serve(effective, captures or (), [str(path) for path in labels or ()], runs, as_json)

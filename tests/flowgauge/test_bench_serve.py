@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from flowgauge.bench.run import DEMO_CAPTURE
 from flowgauge.bench.serve.generator import BLOCK_ROWS, Given, new_wheel, plan_flows, step
+from flowgauge.bench.serve.report import show
 from flowgauge.bench.serve.run import MOST_FLOWS, ServeOptions, measure
 from flowgauge.bench.serve.score import MISS, answers, flow_ids, weighted_f1
 from flowgauge.bench.serve.templates import Templates, labels_beside, read_templates
@@ -154,6 +155,22 @@ def test_more_flows_than_addresses_are_refused(tmp_path: Path) -> None:
     options = ServeOptions(rate=100_000, seconds=MOST_FLOWS / 100_000 + 1)
     with pytest.raises(SettingsError, match="a lower --rate"):
         measure(load(environment={}), (), (), options, lambda _: None)
+
+
+def test_several_runs_are_a_line_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    run = {
+        "workers": 1, "flows_offered_per_s": 999.6, "flows_served_per_s": 990.2, "misses": 3,
+        "share_within_16ms": 0.81, "latency_p50_ms": 9.5, "f1": 0.9, "share_escalated": 0.5,
+        "cpu_us_per_flow": 100.4,
+    }  # fmt: skip
+    machine = {"cpu": "any", "cores": 2, "python": "3", "system": "x", "kernel": "y", "load_1min": 1}
+    show(machine, [run, {**run, "workers": 2, "latency_p50_ms": None}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "/s" in line]
+    told = ["1,000/s", "990/s", "3", "81.0%"]
+    assert [line[:5] for line in lines] == [["1", *told], ["2", *told]]
 
 
 def test_a_capture_without_labels_is_told(tmp_path: Path) -> None:

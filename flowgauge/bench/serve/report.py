@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,20 +10,54 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(machine: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Print machine and figures."""
+def show(machine: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
+    """Print the machine, and the figures of one run as a table or of several as a line each."""
     console = Console()
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
         f"{machine['system']} {machine['kernel']}, load {machine['load_1min']} before",
         highlight=False,
     )
+    console.print(_one(found[0]) if len(found) == 1 else _several(found))
+
+
+def _one(found: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("what", no_wrap=True)
     table.add_column("measured")
     for what, measured in _lines(found):
         table.add_row(what, measured)
-    console.print(table)
+    return table
+
+
+def _several(runs: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in (
+        "workers",
+        "offered",
+        "served",
+        "misses",
+        "in 16 ms",
+        "median",
+        "F1",
+        "escalated",
+        "CPU a flow",
+    ):
+        table.add_column(head, justify="right")
+    for run in runs:
+        late = run["latency_p50_ms"]
+        table.add_row(
+            str(run["workers"]),
+            f"{run['flows_offered_per_s']:,.0f}/s",
+            f"{run['flows_served_per_s']:,.0f}/s",
+            f"{run['misses']:,}",
+            f"{run['share_within_16ms']:.1%}",
+            "–" if late is None else f"{late:g} ms",
+            f"{run['f1']:.3f}",
+            f"{run['share_escalated']:.1%}",
+            f"{run['cpu_us_per_flow']:.0f} µs",
+        )
+    return table
 
 
 def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:

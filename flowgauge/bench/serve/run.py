@@ -109,9 +109,13 @@ class _Run:
 
 
 def serve(
-    effective: Effective, captures: Sequence[str], labels: Sequence[str], options: ServeOptions, as_json: bool
+    effective: Effective,
+    captures: Sequence[str],
+    labels: Sequence[str],
+    runs: Sequence[ServeOptions],
+    as_json: bool,
 ) -> int:
-    """Measure and print; the exit code is 1 where a flow got no final answer, or more than one.
+    """Measure each of the runs and print; the exit code is 1 where a flow got no final answer, or more than one.
 
     Raises:
         InputError: a capture or labels file that cannot be used.
@@ -119,14 +123,14 @@ def serve(
         SettingsError: more flows than there are addresses.
     """
     machine = describe()
-    found = measure(effective, captures, labels, options, _step)
+    found = [measure(effective, captures, labels, options, _step) for options in runs]
     if as_json:
-        print(json.dumps({"machine": machine, **found}))
+        print(json.dumps({"machine": machine, **(found[0] if len(found) == 1 else {"runs": found})}))
     else:
         from flowgauge.bench.serve.report import show
 
         show(machine, found)
-    if found["misses"] or found["answered_twice"] or found["batches_missing"]:
+    if any(one["misses"] or one["answered_twice"] or one["batches_missing"] for one in found):
         tell("flowgauge: not every flow got just one final answer: see above")
         return FAILED
     return OK
