@@ -20,6 +20,7 @@ import fastavro
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
 from schemas.errors import CodecError
+from schemas.flat import Flat, flat
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
@@ -89,6 +90,18 @@ def _writer(name: str) -> tuple[bytes, Any]:
 
 
 @cache
+def _flat(name: str) -> Flat | None:
+    return flat(schema(name))
+
+
+@cache
+def _arrays(name: str) -> tuple[str, ...]:
+    """Return the fields of the named schema that are arrays."""
+    fields = schema(name)["fields"]
+    return tuple(f["name"] for f in fields if isinstance(f["type"], dict) and f["type"]["type"] == "array")
+
+
+@cache
 def _readers() -> dict[bytes, tuple[str, Any]]:
     """Return (name, parsed schema) by message head, for every schema ever written."""
     known = {_writer(name)[0]: (name, _writer(name)[1]) for name in NAMES}
@@ -126,14 +139,17 @@ def head_of(name: str) -> bytes:
 
 
 def encode(name: str, record: Mapping[str, Any]) -> bytes:
-    """Encode a record as a message of the named schema.
+    """Encode a record as a message of the named schema; arrays of numbers may be int64 arrays.
 
     Raises:
         CodecError: a field is missing or of another type.
     """
+    head, fast = head_of(name), _flat(name)
     out = io.BytesIO()
-    out.write(head_of(name))
+    out.write(head)
     try:
+        if fast is not None and (message := fast.write(head, record)) is not None:
+            return message
         fastavro.schemaless_writer(out, _writer(name)[1], record)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CodecError(f"not a {name}: {error}") from error
@@ -169,9 +185,25 @@ def decode(name: str, data: bytes) -> dict[str, Any]:
         CodecError: the bytes are not such a message.
         BusError: its schema is known only to a registry that does not answer.
     """
+    record = decode_arrays(name, data)
+    for field in _arrays(name):
+        if not isinstance(record[field], list):
+            record[field] = record[field].tolist()
+    return record
+
+
+def decode_arrays(name: str, data: bytes) -> dict[str, Any]:
+    """Decode as ``decode`` does, but leave arrays of numbers as int64 arrays where they came so out of the message.
+
+    Raises:
+        CodecError, BusError: as ``decode``.
+    """
     actual, written_with, begin = _written_with(data)
     if actual != name:
         raise CodecError(f"expected a {name}, found a {actual}")
+    fast = _flat(name) if written_with is _writer(name)[1] and type(data) is bytes else None
+    if fast is not None and (plain := fast.read(data, begin)) is not None:
+        return plain
     body = io.BytesIO(data)
     body.seek(begin)
     try:

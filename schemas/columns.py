@@ -6,7 +6,7 @@ A column is described in the schema file itself (``dtype``, ``unit``, ``doc``), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,48 @@ def columns_of(schema: Mapping[str, Any]) -> tuple[Column, ...]:
         for field in schema["fields"]
         if "dtype" in field
     )
+
+
+class Block:
+    """Columns of one length in one buffer, so that a call makes all of them: arrays cost more than a few values do."""
+
+    _MOST_KEPT = 1024
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        """Lay the widest first, so that every value is aligned whatever the number of rows."""
+        self.names = [c.name for c in columns]
+        self._shapes = [(c.element, c.width) for c in columns]
+        self.places: NDArray[np.int64] = np.zeros((len(columns), 2), np.int64)
+        """(columns, 2): octets of a value, and octets of a row before the column."""
+        self.row_octets = 0
+        for i in sorted(range(len(columns)), key=lambda i: -columns[i].row_bytes):
+            self.places[i] = columns[i].row_bytes, self.row_octets
+            self.row_octets += columns[i].row_bytes
+        self._kept: dict[int, np.dtype[Any]] = {}
+
+    def empty(self, rows: int) -> NDArray[np.uint8]:
+        """Return a buffer for so many rows."""
+        return np.empty(self.row_octets * rows, np.uint8)
+
+    def views(self, buffer: NDArray[np.uint8], rows: int) -> dict[str, Array]:
+        """Return the columns that lie in a buffer by name, in the order in which they were given."""
+        dtype = self._kept.get(rows)
+        whole: Array = np.ndarray((), self._dtype(rows) if dtype is None else dtype, buffer)
+        return {name: whole[name] for name in self.names}
+
+    def _dtype(self, rows: int) -> np.dtype[Any]:
+        """Return the type of a record whose fields are the columns."""
+        if len(self._kept) >= self._MOST_KEPT:
+            self._kept.clear()
+        self._kept[rows] = np.dtype(
+            {
+                "names": self.names,
+                "formats": [(element, (rows, *width)) for element, width in self._shapes],
+                "offsets": (self.places[:, 1] * rows).tolist(),
+                "itemsize": self.row_octets * rows,
+            }
+        )
+        return self._kept[rows]
 
 
 def pack(arrays: Mapping[str, Array], columns: Iterable[Column]) -> dict[str, bytes]:

@@ -1,9 +1,6 @@
 """Feature batches: rows of one representation, as the flows agent emits and models read them.
 
-Their columns travel packed (``schemas.packing``), in the order of ``PACKED``, so that a row takes the bits its values
-need. Three of them are made smaller first: ``start_ns`` and ``end_ns`` count from ``interval_start_ns``, and an address
-is its first four octets as a big-endian number. Behind these columns follow, for the rows that are not of IPv4 only,
-the other twelve octets of both addresses as three such numbers each, and then the features.
+Their columns travel packed (``schemas.packed_rows``), so that a row takes the bits its values need.
 """
 
 from __future__ import annotations
@@ -14,34 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from schemas.codec import decode, encode, schema
+from schemas.codec import decode_arrays, encode, schema
 from schemas.columns import Array, columns_of, unpack
 from schemas.errors import CodecError
-from schemas.packing import (
-    Integers,
-    numbers_of,
-    octets_of,
-    pack_floats,
-    pack_integers,
-    unpack_floats,
-    unpack_integers,
-)
+from schemas.packed_rows import ROW_COLUMNS, pack_rows, unpack_rows
+from schemas.packing import numbers_of
 
 _DECLARED = columns_of(schema("FeatureBatch"))
 SERVICE_COLUMNS = tuple(c for c in _DECLARED if c.rows in ("service_rows", "texts_octets"))
 """Columns of rows where services are named in the settings; others lack them."""
 COLUMNS = tuple(c for c in _DECLARED if c not in SERVICE_COLUMNS)
-ROW_COLUMNS = tuple(c for c in COLUMNS if c.width_field is None)
-_SERVICE_ROWS = tuple(c for c in SERVICE_COLUMNS if c.rows == "service_rows")
-PACKED = tuple(c.name for c in (*ROW_COLUMNS, *_SERVICE_ROWS))
-"""Columns of integers in the order in which they are packed; the last three where services are named."""
-_PACKED_ELEMENTS = tuple((c.name, c.element) for c in (*ROW_COLUMNS, *_SERVICE_ROWS))
-_ADDRESSES = ("source_address", "destination_address")
-_FROM_INTERVAL = ("start_ns", "end_ns")
-_FROM_INTERVAL_AT = [PACKED.index(name) for name in _FROM_INTERVAL]
-_INTERVAL_AT, _IP_VERSION_AT = PACKED.index("interval_start_ns"), PACKED.index("ip_version")
-_WORDS = 3
-"""Numbers of four octets in an IPv6 address beyond the first."""
+__all__ = [
+    "COLUMNS",
+    "ROW_COLUMNS",
+    "SERVICE_COLUMNS",
+    "FeatureBatch",
+    "FlowEndReason",
+    "ServiceFoundBy",
+    "decode_feature_batch",
+    "feature_columns",
+]
 
 
 class FlowEndReason(IntEnum):
@@ -95,12 +84,12 @@ class FeatureBatch:
                 "probe_time_ns": self.probe_time_ns,
                 "flows_received_time_ns": self.flows_received_time_ns,
                 "flows_sent_time_ns": self.flows_sent_time_ns,
-                "feature_names": list(self.feature_names),
+                "feature_names": self.feature_names,
                 "feature_count": len(self.feature_names),
                 "row_count": self.rows,
                 **_EMPTY,
                 **self._services(),
-                **_pack_columns(self.columns),
+                **_packed(self.columns),
             },
         )
 
@@ -112,81 +101,14 @@ class FeatureBatch:
 
 
 _EMPTY = {c.name: b"" for c in _DECLARED}
+_NO_NUMBERS: Array = np.zeros(0, np.int64)
+_LAST_REASON = max(FlowEndReason)
 
 
-_NONE_LONGER = (np.zeros((len(_ADDRESSES) * _WORDS, 3), np.int64), b"")
-"""What ``pack_integers`` gives where all rows are of IPv4."""
-
-
-def _pack_columns(columns: dict[str, Array]) -> dict[str, Any]:
+def _packed(columns: dict[str, Array]) -> dict[str, Any]:
     """Return the fields that hold all columns but ``texts``."""
-    rows = len(columns["flow_id"])
-    if rows == 0:
-        return {"packing": [], "packed": b""}
-    names = PACKED if "service" in columns else PACKED[: len(ROW_COLUMNS)]
-    integers: Integers = np.empty((len(names), rows), np.int64)
-    addresses = [np.ascontiguousarray(columns[name], np.uint8).view(">u4") for name in _ADDRESSES]
-    for i, name in enumerate(names):
-        if name in _ADDRESSES:
-            integers[i] = addresses[_ADDRESSES.index(name)][:, 0]
-        else:
-            column = columns[name]
-            integers[i] = column.view(np.int64) if column.dtype.itemsize == 8 else column
-            if name in _FROM_INTERVAL:
-                integers[i] -= columns["interval_start_ns"]
-    longer = columns["ip_version"] != 4
-    if longer.any():
-        words = np.concatenate([address[longer, 1:].T for address in addresses]).astype(np.int64)
-        further = pack_integers(words)
-    else:
-        further = _NONE_LONGER
-    packed = (pack_integers(integers), further, pack_floats(columns["features"]))
-    numbers = np.concatenate([numbers.ravel() for numbers, _ in packed])
-    return {"packing": numbers.tolist(), "packed": b"".join(octets for _, octets in packed)}
-
-
-def _unpack_columns(record: dict[str, Any]) -> dict[str, Array]:
-    """Return all columns but ``texts``; raises CodecError where they are not packed as they must be."""
-    numbers, octets, rows = numbers_of(record["packing"]), record["packed"], record["row_count"]
-    own = len(PACKED) if record["service_rows"] else len(ROW_COLUMNS)
-    words = len(_ADDRESSES) * _WORDS
-    if len(numbers) != own + words + record["feature_count"]:
-        raise CodecError(f"{len(numbers)} packed columns for {record['feature_count']} features")
-    first = octets_of(numbers[:own], rows)
-    if len(octets) < first:
-        raise _wrong_octets(octets, numbers, rows)
-    integers = unpack_integers(numbers[:own], octets[:first], rows)
-    integers[_FROM_INTERVAL_AT, :] += integers[_INTERVAL_AT]
-    longer = integers[_IP_VERSION_AT] != 4
-    count = int(np.count_nonzero(longer))
-    second = first + octets_of(numbers[own : own + words], count)
-    if len(octets) != second + octets_of(numbers[own + words :], rows):
-        raise _wrong_octets(octets, numbers, rows)
-    further = unpack_integers(numbers[own : own + words], octets[first:second], count) if count else None
-    columns: dict[str, Array] = {}
-    for column, (name, element) in zip(integers, _PACKED_ELEMENTS[:own], strict=True):
-        if name in _ADDRESSES:
-            at = _WORDS * _ADDRESSES.index(name)
-            columns[name] = _addresses(
-                column, further if further is None else further[at : at + _WORDS], longer
-            )
-        else:
-            columns[name] = column.astype(element)
-    columns["features"] = unpack_floats(numbers[own + words :], octets[second:], rows)
-    return columns
-
-
-def _wrong_octets(octets: bytes, numbers: Integers, rows: int) -> CodecError:
-    return CodecError(f"{len(octets)} bytes are not {len(numbers)} packed columns of {rows} rows")
-
-
-def _addresses(first: Array, further: Integers | None, longer: Array) -> Array:
-    """Return addresses, (rows, 16) uint8, of their first number and, where they are longer, the three others."""
-    words = np.zeros((len(first), 1 + _WORDS), ">u4")
-    words[:, 0] = first
-    if further is not None:
-        words[longer, 1:] = further.T
-    return words.view(np.uint8)
+    numbers, octets = pack_rows(columns) if len(columns["flow_id"]) else (_NO_NUMBERS, b"")
+    return {"packing": numbers, "packed": octets}
 
 
 class ServiceFoundBy(IntEnum):
@@ -212,7 +134,7 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
     Raises:
         CodecError: not a feature batch, or columns of unequal length.
     """
-    record = decode("FeatureBatch", data)
+    record = decode_arrays("FeatureBatch", data)
     if record["feature_count"] != len(record["feature_names"]):
         raise CodecError(f"{record['feature_count']} features, but {len(record['feature_names'])} names")
     columns = feature_columns(record)
@@ -237,11 +159,21 @@ def feature_columns(record: dict[str, Any]) -> dict[str, Array]:
     Raises:
         CodecError: columns of unequal length, or values that cannot be.
     """
-    columns = _unpack_columns(record) if record["packing"] else unpack(record, COLUMNS)
-    if len(columns["flow_end_reason"]) and int(columns["flow_end_reason"].max()) > max(FlowEndReason):
-        raise CodecError(f"a flow end reason of {int(columns['flow_end_reason'].max())}")
+    if len(record["packing"]):
+        columns, reason = unpack_rows(
+            numbers_of(record["packing"]),
+            record["packed"],
+            record["row_count"],
+            record["feature_count"],
+            record["service_rows"] != 0,
+        )
+    else:
+        columns = unpack(record, COLUMNS)
+        reason = int(columns["flow_end_reason"].max(initial=0))
+    if reason > _LAST_REASON:
+        raise CodecError(f"a flow end reason of {reason}")
     if record["service_rows"]:
-        columns.update(unpack(record, SERVICE_COLUMNS[:1] if record["packing"] else SERVICE_COLUMNS))
+        columns.update(unpack(record, SERVICE_COLUMNS[:1] if len(record["packing"]) else SERVICE_COLUMNS))
         _check_services(record, columns)
     return columns
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from schemas.errors import CodecError
 
 Integers = NDArray[np.int64]
+Words = NDArray[np.uint64]
 MOST_BITS = 64
 MOST_VALUES = 1 << 22
 """Most values of a batch: codes of no bits take no octets, so a few octets could ask for any amount of memory."""
@@ -23,37 +24,7 @@ _WHOLE, _ZERO = 2, 1
 _MOST_WHOLE = np.float32(1 << 30)
 
 
-def pack_integers(values: Integers) -> tuple[Integers, bytes]:
-    """Pack columns (columns, rows); return their numbers (columns, 3) and codes."""
-    return _packed(values, np.zeros(len(values), np.bool_), True)
-
-
-def pack_floats(matrix: NDArray[np.float32]) -> tuple[Integers, bytes]:
-    """Pack the columns of a matrix (rows, columns); return their numbers (columns, 3) and codes."""
-    values = np.empty(matrix.shape[::-1], np.int64)
-    columns: NDArray[np.float32] = np.ascontiguousarray(matrix.T, dtype="<f4")
-    return _packed(values, _as_integers(columns, columns.view(np.uint32), values), False)
-
-
-def _packed(values: Integers, whole: NDArray[np.bool_], by_division: bool) -> tuple[Integers, bytes]:
-    numbers: Integers = np.zeros((len(values), 3), np.int64)
-    octets = _measure(values, whole, by_division, numbers)
-    words: NDArray[np.uint64] = np.zeros(octets // 8 + 2, np.uint64)
-    _write(values, numbers, words)
-    return numbers, words.astype("<u8", copy=False).tobytes()[:octets]
-
-
-def octets_of(numbers: Integers, rows: int) -> int:
-    """Return how many octets the codes of columns take; raises CodecError for numbers that cannot be."""
-    if rows < 0 or rows * len(numbers) > MOST_VALUES:
-        raise CodecError(f"{len(numbers)} packed columns of {rows} rows")
-    octets: int = _octets(numbers, rows)
-    if octets < 0:
-        raise CodecError("a packed column of another form")
-    return octets
-
-
-def numbers_of(flat: list[int]) -> Integers:
+def numbers_of(flat: list[int] | Integers) -> Integers:
     """Return the numbers of columns, (columns, 3), out of a message; raises CodecError if they are none."""
     try:
         return np.array(flat, np.int64).reshape(-1, 3)
@@ -61,26 +32,20 @@ def numbers_of(flat: list[int]) -> Integers:
         raise CodecError(f"the numbers of packed columns: {error}") from error
 
 
-def unpack_integers(numbers: Integers, octets: bytes, rows: int) -> Integers:
-    """Return packed columns as (columns, rows); ``octets`` are as many as ``octets_of`` says."""
-    # Two words more than there are, since the last codes are read with the words behind them.
-    words: NDArray[np.uint64] = np.frombuffer(octets + bytes(16 + -len(octets) % 8), "<u8")
-    values: Integers = np.empty((len(numbers), rows), np.int64)
-    _read(words.astype(np.uint64, copy=False), numbers, values)
-    return values
+def check_size(columns: int, rows: int) -> None:
+    """Raise CodecError where no batch has so many columns of so many rows."""
+    if rows < 0 or rows * columns > MOST_VALUES:
+        raise CodecError(f"{columns} packed columns of {rows} rows")
 
 
-def unpack_floats(numbers: Integers, octets: bytes, rows: int) -> NDArray[np.float32]:
-    """Return packed columns as a matrix (rows, columns)."""
-    values = unpack_integers(numbers, octets, rows)
-    matrix: NDArray[np.float32] = np.empty((rows, len(numbers)), np.float32)
-    _as_floats(values, numbers, matrix, matrix.view(np.uint32))
-    return matrix
+def words_of(octets: bytes) -> Words:
+    """Return the codes of columns as ``read`` wants them: two words more than they take, since it reads ahead."""
+    return np.frombuffer(octets + bytes(16 + -len(octets) % 8), "<u8").astype(np.uint64, copy=False)
 
 
 @njit(cache=True, nogil=True)
-def _octets(numbers: Integers, rows: int) -> int:
-    """Return how many octets columns take, -1 where there is no such column."""
+def octets_of(numbers: Integers, rows: int) -> int:
+    """Return how many octets the codes of columns take, -1 where there is no such column."""
     octets = 0
     for c in range(len(numbers)):
         kind = numbers[c, 0]
@@ -91,9 +56,7 @@ def _octets(numbers: Integers, rows: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _as_integers(
-    columns: NDArray[np.float32], raw: NDArray[np.uint32], values: Integers
-) -> NDArray[np.bool_]:
+def as_integers(columns: NDArray[np.float32], raw: NDArray[np.uint32], values: Integers) -> NDArray[np.bool_]:
     """Write each column as integers; return which of them are of whole numbers."""
     whole: NDArray[np.bool_] = np.zeros(len(columns), np.bool_)
     for c in range(len(columns)):
@@ -117,20 +80,7 @@ def _as_integers(
 
 
 @njit(cache=True, nogil=True)
-def _as_floats(
-    values: Integers, numbers: Integers, matrix: NDArray[np.float32], raw: NDArray[np.uint32]
-) -> None:
-    for c in range(len(values)):
-        if numbers[c, 0] & _WHOLE:
-            for i in range(matrix.shape[0]):
-                matrix[i, c] = np.float32(values[c, i])
-        else:
-            for i in range(matrix.shape[0]):
-                raw[i, c] = np.uint32(values[c, i] & 0xFFFFFFFF)
-
-
-@njit(cache=True, nogil=True)
-def _measure(values: Integers, whole: NDArray[np.bool_], by_division: bool, numbers: Integers) -> int:
+def measure(values: Integers, whole: NDArray[np.bool_], by_division: bool, numbers: Integers) -> int:
     """Choose the numbers of each column; return how many octets all codes take."""
     octets = 0
     for c in range(len(values)):
@@ -195,8 +145,8 @@ def _shift(step: np.uint64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _write(values: Integers, numbers: Integers, words: NDArray[np.uint64]) -> None:
-    at = 0
+def write(values: Integers, numbers: Integers, words: Words, at: int) -> int:
+    """Write the codes of columns (columns, rows) from bit ``at`` on; return the bit behind them."""
     for c in range(len(values)):
         kind, base, step = numbers[c, 0], numbers[c, 1], np.uint64(numbers[c, 2])
         bits = kind >> 2
@@ -215,27 +165,34 @@ def _write(values: Integers, numbers: Integers, words: NDArray[np.uint64]) -> No
                 words[word + 1] |= code >> np.uint64(64 - offset)
             at += bits
         at = (at + 7) & ~7
+    return at
 
 
 @njit(cache=True, nogil=True)
-def _read(words: NDArray[np.uint64], numbers: Integers, values: Integers) -> None:
-    at = 0
-    for c in range(len(values)):
-        kind, base, step = numbers[c, 0], np.uint64(numbers[c, 1]), np.uint64(numbers[c, 2])
-        bits = kind >> 2
-        apart, column = kind & _ZERO, values[c]
-        mask = ~np.uint64(0) if bits == 64 else (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
-        for i in range(len(column)):
-            code = np.uint64(0)
-            if bits:
-                word, offset = at >> 6, at & 63
-                code = words[word] >> np.uint64(offset)
-                if offset + bits > 64:
-                    code |= words[word + 1] << np.uint64(64 - offset)
-                at += bits
-            code &= mask
-            if apart and code == np.uint64(0):
-                column[i] = 0
-            else:
-                column[i] = np.int64(base + step * (code - np.uint64(apart)))
-        at = (at + 7) & ~7
+def read(words: Words, at: int, numbers: Integers, column: Integers) -> int:
+    """Read the codes of a column, whose three numbers these are, from bit ``at`` on; return the bit behind it."""
+    kind, base, step = numbers[0], np.uint64(numbers[1]), np.uint64(numbers[2])
+    bits, apart = kind >> 2, kind & _ZERO
+    if bits == 0:
+        # One value in all rows.
+        column[:] = 0 if apart else np.int64(base)
+        return at
+    mask = ~np.uint64(0) if bits == 64 else (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+    for i in range(len(column)):
+        word, offset = at >> 6, at & 63
+        code = words[word] >> np.uint64(offset)
+        if offset + bits > 64:
+            code |= words[word + 1] << np.uint64(64 - offset)
+        at += bits
+        code &= mask
+        if apart and code == np.uint64(0):
+            column[i] = 0
+        else:
+            column[i] = np.int64(base + step * (code - np.uint64(apart)))
+    return (at + 7) & ~7
+
+
+@njit(cache=True, nogil=True)
+def is_whole(numbers: Integers) -> bool:
+    """Return whether the codes of a column of float32, whose three numbers these are, are whole numbers."""
+    return (numbers[0] & _WHOLE) != 0

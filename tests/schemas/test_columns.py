@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import decode, encode, schema
-from schemas.columns import columns_of, pack, unpack
+from schemas.columns import Block, columns_of, pack, unpack
 from schemas.errors import CodecError
 from schemas.features import COLUMNS as FEATURE_COLUMNS
 from schemas.features import (
@@ -20,6 +20,7 @@ from schemas.features import (
     FlowEndReason,
     decode_feature_batch,
 )
+from schemas.packed_rows import PACKED
 from schemas.packets import (
     COLUMNS,
     FLOW_COLUMNS,
@@ -115,6 +116,47 @@ def test_packed_feature_columns_of_another_length_are_refused() -> None:
     ):
         with pytest.raises(CodecError, match=said):
             decode_feature_batch(broken("FeatureBatch", packing=numbers))
+
+
+@pytest.mark.parametrize("of", ["first", "address", "feature"])
+def test_packed_columns_of_another_form_are_refused_wherever_they_stand(of: str) -> None:
+    packing = decode("FeatureBatch", message("FeatureBatch"))["packing"]
+    at = {"first": 0, "address": 3 * len(PACKED), "feature": -3}[of]
+    for kind in (-1, 4 * 64 + 4, (1 << 63) - 1, -(1 << 63)):
+        wrong = list(packing)
+        wrong[at] = kind
+        with pytest.raises(CodecError, match="of another form"):
+            decode_feature_batch(broken("FeatureBatch", packing=wrong))
+
+
+def test_octets_of_longer_addresses_are_counted() -> None:
+    """Of rows that are of IPv4 there are none, whatever the numbers of those columns say."""
+    record = decode("FeatureBatch", message("FeatureBatch"))
+    at = 3 * PACKED.index("ip_version")
+    assert record["row_count"] == 2
+    for base, longer in ((4, 0), (6, 2)):
+        packing = [0, 0, 1] * (len(record["packing"]) // 3)
+        packing[at : at + 3] = [0, base, 1]
+        packing[3 * len(PACKED)] = 4 * 32
+        changed = {"packing": packing, "service_rows": 2, "texts": b"\n", "texts_octets": 1}
+        data = broken("FeatureBatch", packed=bytes(4 * longer), **changed)
+        assert decode_feature_batch(data).rows == 2
+        with pytest.raises(CodecError, match="bytes are not"):
+            decode_feature_batch(broken("FeatureBatch", packed=bytes(4 * longer + 1), **changed))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7])
+def test_columns_in_one_buffer_are_like_any_others(rows: int) -> None:
+    block = Block(ROW_COLUMNS)
+    views = block.views(block.empty(rows), rows)
+    assert list(views) == [c.name for c in ROW_COLUMNS]
+    for c in ROW_COLUMNS:
+        view = views[c.name]
+        assert (view.dtype, view.shape) == (c.element, (rows, *c.width))
+        assert view.flags.c_contiguous
+        assert view.flags.aligned
+        view[:] = 1
+    assert all((view == 1).all() for view in views.values())
 
 
 def test_rows_without_bits_cannot_ask_for_any_amount_of_memory() -> None:

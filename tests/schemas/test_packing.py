@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from schemas.packing import (
-    numbers_of,
-    octets_of,
-    pack_floats,
-    pack_integers,
-    unpack_floats,
-    unpack_integers,
-)
+from schemas.packing import as_integers, is_whole, measure, numbers_of, octets_of, read, words_of, write
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=9)
 LEAST, MOST = -(1 << 63), (1 << 63) - 1
@@ -33,6 +26,38 @@ def by_hand(numbers: list[int], octets: bytes, rows: int) -> list[int]:
     if kind % 2:
         return [0 if code == 0 else base + step * (code - 1) for code in codes]
     return [base + step * code for code in codes]
+
+
+def packed(values: Any, whole: Any, by_division: bool) -> tuple[Any, bytes]:
+    numbers = np.zeros((len(values), 3), np.int64)
+    octets = measure(values, whole, by_division, numbers)
+    words = np.zeros(octets // 8 + 2, np.uint64)
+    assert (write(values, numbers, words, 0) + 7) // 8 == octets
+    return numbers, words.tobytes()[:octets]
+
+
+def pack_integers(values: Any) -> tuple[Any, bytes]:
+    return packed(values, np.zeros(len(values), np.bool_), True)
+
+
+def pack_floats(matrix: Any) -> tuple[Any, bytes]:
+    columns = np.ascontiguousarray(matrix.T)
+    values = np.empty(columns.shape, np.int64)
+    return packed(values, as_integers(columns, columns.view(np.uint32), values), False)
+
+
+def unpack_integers(numbers: Any, octets: bytes, rows: int) -> Any:
+    values, words, bit = np.empty((len(numbers), rows), np.int64), words_of(octets), 0
+    for column, own in zip(values, numbers, strict=True):
+        bit = read(words, bit, own, column)
+    return values
+
+
+def unpack_floats(numbers: Any, octets: bytes, rows: int) -> Any:
+    values = unpack_integers(numbers, octets, rows)
+    whole = np.array([is_whole(own) for own in numbers], np.bool_)[:, None]
+    floats = np.where(whole, values.astype(np.float32), values.astype(np.uint32).view(np.float32))
+    return np.ascontiguousarray(floats.T)
 
 
 @settings(max_examples=200, deadline=None)
