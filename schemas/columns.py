@@ -83,8 +83,8 @@ class Block:
         self._kept: dict[int, np.dtype[Any]] = {}
 
     def empty(self, rows: int) -> NDArray[np.uint8]:
-        """Return a buffer for so many rows."""
-        return np.empty(self.row_octets * rows, np.uint8)
+        """Return a buffer for so many rows, of whole words of eight octets."""
+        return np.empty((self.row_octets * rows + 7) & ~7, np.uint8)
 
     def views(self, buffer: NDArray[np.uint8], rows: int) -> dict[str, Array]:
         """Return the columns that lie in a buffer by name, in the order in which they were given."""

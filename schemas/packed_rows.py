@@ -28,6 +28,8 @@ from schemas.packing import (
 )
 
 Octets = NDArray[np.uint8]
+_Buffer = tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.uint32], NDArray[np.int64]]
+"""The same memory as values of one, two, four and eight octets."""
 
 _DECLARED = columns_of(schema("FeatureBatch"))
 ROW_COLUMNS = tuple(c for c in _DECLARED if c.rows == "row_count" and c.width_field is None)
@@ -56,13 +58,12 @@ def pack_rows(columns: dict[str, Array]) -> tuple[Integers, bytes]:
     for i, name in _PLAIN:
         if i < own:
             values[i] = columns[name]
-    numbers, octets = _pack(
-        values,
-        np.ascontiguousarray(columns["source_address"], np.uint8),
-        np.ascontiguousarray(columns["destination_address"], np.uint8),
-        np.ascontiguousarray(columns["features"], np.float32),
+    source, destination = (
+        np.ascontiguousarray(columns[name], np.uint8) for name in ("source_address", "destination_address")
     )
-    return numbers, octets.tobytes()
+    features: NDArray[np.float32] = np.ascontiguousarray(columns["features"].T, "<f4")
+    numbers, words, octets = _pack(values, source, destination, features, features.view(np.uint32))
+    return numbers.ravel(), words.tobytes()[:octets]
 
 
 def unpack_rows(
@@ -88,7 +89,10 @@ def unpack_rows(
     check_size(features, rows)
     out = block.empty(rows)
     matrix = np.empty((rows, features), np.float32)
-    status, reason = _unpack(words_of(octets), len(octets), numbers, block.places, out, matrix)
+    # As values of each width, since it takes Numba seconds to compile another view of an array.
+    buffer = (out, out.view(np.uint16), out.view(np.uint32), out.view(np.int64))
+    raw = matrix.view(np.uint32)
+    status, reason = _unpack(words_of(octets), len(octets), numbers, block.places, buffer, matrix, raw)
     if status == _OTHER_FORM:
         raise CodecError("a packed column of another form")
     if status == _WRONG_OCTETS:
@@ -109,16 +113,22 @@ def _word(address: Octets, n: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _put_word(address: Octets, n: int, word: int) -> None:
-    at = 4 * n
-    for i in range(4):
-        address[at + i] = (word >> (24 - 8 * i)) & 255
-
-
-@njit(cache=True, nogil=True)
 def _pack(
-    values: Integers, source: Octets, destination: Octets, features: NDArray[np.float32]
-) -> tuple[Integers, Octets]:
+    values: Integers,
+    source: Octets,
+    destination: Octets,
+    features: NDArray[np.float32],
+    raw: NDArray[np.uint32],
+) -> tuple[Integers, Words, int]:
+    """Return the numbers of all columns (columns, 3), the codes and how many octets those are.
+
+    Args:
+        values: (own columns, rows), without the addresses; made smaller in place.
+        source: (rows, 16) addresses.
+        destination: (rows, 16) addresses.
+        features: (features, rows).
+        raw: the same memory.
+    """
     own, rows = values.shape
     longer = 0
     for row in range(rows):
@@ -134,9 +144,8 @@ def _pack(
                 further[n, at] = _word(source[row], 1 + n)
                 further[3 + n, at] = _word(destination[row], 1 + n)
             at += 1
-    columns = features.T.copy()
-    floats = np.empty(columns.shape, np.int64)
-    whole = as_integers(columns, columns.view(np.uint32), floats)
+    floats = np.empty(features.shape, np.int64)
+    whole = as_integers(features, raw, floats)
 
     numbers = np.zeros((own + _FURTHER + len(floats), 3), np.int64)
     of_own, of_further, of_floats = numbers[:own], numbers[own : own + _FURTHER], numbers[own + _FURTHER :]
@@ -148,24 +157,36 @@ def _pack(
     bit = write(values, of_own, words, 0)
     bit = write(further, of_further, words, bit)
     write(floats, of_floats, words, bit)
-    return numbers.ravel(), words.view(np.uint8)[:octets]
+    return numbers, words, octets
 
 
 @njit(cache=True, nogil=True)
-def _store(column: Integers, octets: int, out: Octets) -> None:
-    """Write a column as values of so many octets; of an address its first four, and zeros behind them."""
+def _store(column: Integers, octets: int, at: int, out: _Buffer) -> None:
+    """Write a column as values of so many octets from an octet on; of an address its first four, zeros behind them."""
+    octets_out, shorts, ints, longs = out
+    at //= min(octets, 8)
     if octets == 1:
-        out[:] = column
-    elif octets == 2:
-        out.view(np.uint16)[:] = column
-    elif octets == 4:
-        out.view(np.uint32)[:] = column
-    elif octets == 8:
-        out.view(np.int64)[:] = column
-    else:
-        out[:] = 0
         for row in range(len(column)):
-            _put_word(out[_ADDRESS_OCTETS * row :], 0, column[row])
+            octets_out[at + row] = column[row]
+    elif octets == 2:
+        for row in range(len(column)):
+            shorts[at + row] = column[row]
+    elif octets == 4:
+        for row in range(len(column)):
+            ints[at + row] = column[row]
+    elif octets == 8:
+        for row in range(len(column)):
+            longs[at + row] = column[row]
+    else:
+        for row in range(len(column)):
+            longs[at + 2 * row] = longs[at + 2 * row + 1] = 0
+            _put_word(octets_out, 8 * at + _ADDRESS_OCTETS * row, column[row])
+
+
+@njit(cache=True, nogil=True)
+def _put_word(out: Octets, at: int, word: int) -> None:
+    for i in range(4):
+        out[at + i] = (word >> (24 - 8 * i)) & 255
 
 
 @njit(cache=True, nogil=True)
@@ -174,8 +195,9 @@ def _unpack(
     octets: int,
     numbers: Integers,
     places: Integers,
-    out: Octets,
+    out: _Buffer,
     matrix: NDArray[np.float32],
+    raw: NDArray[np.uint32],
 ) -> tuple[int, int]:
     """Unpack all columns; return what came of it and the largest flow end reason.
 
@@ -186,6 +208,7 @@ def _unpack(
         places: (own columns, 2) of a ``Block``.
         out: where the own columns go.
         matrix: (rows, features), where the features go.
+        raw: the same memory.
     """
     own, rows = len(places), len(matrix)
     of_further, of_floats = numbers[own : own + _FURTHER], numbers[own + _FURTHER :]
@@ -194,34 +217,33 @@ def _unpack(
         return _OTHER_FORM, 0
     if octets < first:
         return _WRONG_OCTETS, 0
-    column, longer = np.empty(rows, np.int64), np.zeros(rows, np.bool_)
+    column, longer, count = np.empty(rows, np.int64), np.zeros(rows, np.bool_), 0
     bit = 0
     for c in range(own):
         bit = read(words, bit, numbers[c], column)
+        _store(column, places[c, 0], places[c, 1] * rows, out)
         if c == _IP_VERSION:
-            longer[:] = column != 4
-        size, before = places[c]
-        _store(column, size, out[before * rows : (before + size) * rows])
-    count = np.count_nonzero(longer)
+            for row in range(rows):
+                longer[row] = column[row] != 4
+                count += longer[row]
     second, third = octets_of(of_further, count), octets_of(of_floats, rows)
     if second < 0 or third < 0:
         return _OTHER_FORM, 0
     if octets != first + second + third:
         return _WRONG_OCTETS, 0
 
-    interval = out[places[_INTERVAL, 1] * rows :][: 8 * rows].view(np.int64)
+    longs, interval = out[3], places[_INTERVAL, 1] * rows // 8
     for c in (_START, _END):
-        time_ns = out[places[c, 1] * rows :][: 8 * rows].view(np.int64)
         for row in range(rows):
-            time_ns[row] += interval[row]
+            longs[places[c, 1] * rows // 8 + row] += longs[interval + row]
     if count > 0:
-        bit = _unpack_further(words, bit, of_further, count, longer, places, out)
+        bit = _unpack_further(words, bit, of_further, count, longer, places, out[0])
     for c in range(matrix.shape[1]):
         bit = read(words, bit, of_floats[c], column)
-        _store_floats(column, is_whole(of_floats[c]), c, matrix, matrix.view(np.uint32))
+        _store_floats(column, is_whole(of_floats[c]), c, matrix, raw)
     reason, before = 0, places[_REASON, 1] * rows
     for row in range(rows):
-        reason = max(reason, int(out[before + row]))
+        reason = max(reason, int(out[0][before + row]))
     return _READ, reason
 
 
@@ -239,11 +261,11 @@ def _unpack_further(
     column = np.empty(count, np.int64)
     for n in range(_FURTHER):
         bit = read(words, bit, numbers[n], column)
-        before = places[_SOURCE if n < 3 else _DESTINATION, 1] * len(longer)
+        before = places[_SOURCE if n < 3 else _DESTINATION, 1] * len(longer) + 4 * (1 + n % 3)
         at = 0
         for row in range(len(longer)):
             if longer[row]:
-                _put_word(out[before + _ADDRESS_OCTETS * row :], 1 + n % 3, column[at])
+                _put_word(out, before + _ADDRESS_OCTETS * row, column[at])
                 at += 1
     return bit
 

@@ -153,17 +153,23 @@ def write(values: Integers, numbers: Integers, words: Words, at: int) -> int:
         if bits == 0:
             continue
         apart, shift, column = kind & _ZERO, _shift(step), values[c]
+        # The word that is being filled is kept out of memory until it is full.
+        place, used = at >> 6, at & 63
+        word = words[place]
         for i in range(len(column)):
             code = np.uint64(0)
             if not (apart and column[i] == 0):
                 code = np.uint64(column[i] - base)
                 code = code >> np.uint64(shift) if shift >= 0 else code // step
                 code += np.uint64(apart)
-            word, offset = at >> 6, at & 63
-            words[word] |= code << np.uint64(offset)
-            if offset + bits > 64:
-                words[word + 1] |= code >> np.uint64(64 - offset)
-            at += bits
+            word |= code << np.uint64(used)
+            used += bits
+            if used >= 64:
+                words[place] = word
+                place, used = place + 1, used - 64
+                word = code >> np.uint64(bits - used) if used > 0 else np.uint64(0)
+        words[place] = word
+        at += bits * len(column)
         at = (at + 7) & ~7
     return at
 
