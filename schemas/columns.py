@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -68,43 +69,56 @@ def columns_of(schema: Mapping[str, Any]) -> tuple[Column, ...]:
 class Block:
     """Columns of one length in one buffer, so that a call makes all of them: arrays cost more than a few values do."""
 
-    _MOST_KEPT = 1024
+    _KEPT_ROWS = 512
+    """Batches of fewer rows are those that it matters for, and a layout takes 6 KiB."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         """Lay the widest first, so that every value is aligned whatever the number of rows."""
         self.names = [c.name for c in columns]
-        self._shapes = [(c.element, c.width) for c in columns]
-        self.places: NDArray[np.int64] = np.zeros((len(columns), 2), np.int64)
+        self._columns = columns
+        laid = sorted(columns, key=lambda c: -c.row_bytes)
+        self._widths = [c.row_bytes for c in laid]
+        self._fields = itemgetter(*(c.name for c in laid))
+        before = {c.name: sum(self._widths[:i]) for i, c in enumerate(laid)}
+        self.places: NDArray[np.int64] = np.array([(c.row_bytes, before[c.name]) for c in columns], np.int64)
         """(columns, 2): octets of a value, and octets of a row before the column."""
-        self.row_octets = 0
-        for i in sorted(range(len(columns)), key=lambda i: -columns[i].row_bytes):
-            self.places[i] = columns[i].row_bytes, self.row_octets
-            self.row_octets += columns[i].row_bytes
+        self.row_octets = sum(self._widths)
         self._kept: dict[int, np.dtype[Any]] = {}
 
     def empty(self, rows: int) -> NDArray[np.uint8]:
         """Return a buffer for so many rows, of whole words of eight octets."""
         return np.empty((self.row_octets * rows + 7) & ~7, np.uint8)
 
-    def views(self, buffer: NDArray[np.uint8], rows: int) -> dict[str, Array]:
+    def views(self, buffer: NDArray[np.uint8] | bytes, rows: int) -> dict[str, Array]:
         """Return the columns that lie in a buffer by name, in the order in which they were given."""
         dtype = self._kept.get(rows)
         whole: Array = np.ndarray((), self._dtype(rows) if dtype is None else dtype, buffer)
         return {name: whole[name] for name in self.names}
 
+    def unpack(self, record: Mapping[str, Any], rows: int) -> dict[str, Array]:
+        """Turn the ``bytes`` fields of a record into read-only arrays, as the function ``unpack`` does.
+
+        Raises:
+            CodecError: a column does not hold exactly as many rows.
+        """
+        raw = self._fields(record)
+        if rows >= self._KEPT_ROWS or [*map(len, raw)] != [rows * width for width in self._widths]:
+            return unpack(record, self._columns)
+        return self.views(b"".join(raw) if rows else b"", rows)
+
     def _dtype(self, rows: int) -> np.dtype[Any]:
         """Return the type of a record whose fields are the columns."""
-        if len(self._kept) >= self._MOST_KEPT:
-            self._kept.clear()
-        self._kept[rows] = np.dtype(
+        dtype = np.dtype(
             {
                 "names": self.names,
-                "formats": [(element, (rows, *width)) for element, width in self._shapes],
+                "formats": [(c.element, (rows, *c.width)) for c in self._columns],
                 "offsets": (self.places[:, 1] * rows).tolist(),
                 "itemsize": self.row_octets * rows,
             }
         )
-        return self._kept[rows]
+        if rows < self._KEPT_ROWS:
+            self._kept[rows] = dtype
+        return dtype
 
 
 def pack(arrays: Mapping[str, Array], columns: Iterable[Column]) -> dict[str, bytes]:

@@ -70,8 +70,9 @@ class FeatureBatch:
         """Return how many rows the batch holds."""
         return len(self.columns["flow_id"])
 
-    def encode(self) -> bytes:
-        """Return the batch as a message for a ``features.…`` topic."""
+    def encode(self, flows_sent_time_ns: int | None = None) -> bytes:
+        """Return the batch as a message for a ``features.…`` topic, with another time of sending where one is given."""
+        sent_ns = self.flows_sent_time_ns if flows_sent_time_ns is None else flows_sent_time_ns
         return encode(
             "FeatureBatch",
             {
@@ -83,7 +84,7 @@ class FeatureBatch:
                 "replayed": self.replayed,
                 "probe_time_ns": self.probe_time_ns,
                 "flows_received_time_ns": self.flows_received_time_ns,
-                "flows_sent_time_ns": self.flows_sent_time_ns,
+                "flows_sent_time_ns": sent_ns,
                 "feature_names": self.feature_names,
                 "feature_count": len(self.feature_names),
                 "row_count": self.rows,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.codec import decode, encode, schema
-from schemas.columns import Array, columns_of, pack, unpack
+from schemas.columns import Array, Block, columns_of, pack, unpack
 from schemas.errors import CodecError
 from schemas.place import checked_place, place_of
 
@@ -128,9 +129,8 @@ class PacketBatch:
     def extra(self) -> Extra:
         """Return what the batch holds beyond the columns that every batch has."""
         columns = self.columns
-        has_tcp, has_direction = (
-            len(columns.get(name, ())) > 0 for name in ("tcp_sequence", "flow_direction")
-        )
+        has_tcp = len(columns.get("tcp_sequence", ())) > 0
+        has_direction = len(columns.get("flow_direction", ())) > 0
         return Extra(has_tcp, self.head_packets, self.head_octets, has_direction)
 
     @property
@@ -204,12 +204,19 @@ _NO_NAME_FIELDS: dict[str, Any] = {
     "names_octets": 0,
     **{c.name: b"" for c in NAME_COLUMNS},
 }
-_ABSENT = {c.name: np.empty(0, dtype=c.dtype) for c in EXTRA_COLUMNS}
+ABSENT = unpack(_NO_EXTRA_FIELDS, EXTRA_COLUMNS)
+"""The columns that a probe does not send, empty."""
+_FLOWS, _PACKETS = Block(FLOW_COLUMNS), Block(PACKET_COLUMNS)
+_extra_fields = itemgetter(*_NO_EXTRA_FIELDS)
+
+
+def _has_no_extra(record: Mapping[str, Any]) -> bool:
+    return not any(_extra_fields(record))
 
 
 def with_extra(columns: Mapping[str, Array]) -> dict[str, Array]:
     """Return all columns of a batch: those that its probe does not send are empty."""
-    return {**_ABSENT, **columns}
+    return {**ABSENT, **columns}
 
 
 def decode_packet_batch(data: bytes) -> PacketBatch:
@@ -221,8 +228,10 @@ def decode_packet_batch(data: bytes) -> PacketBatch:
         CodecError: not a packet batch, columns of unequal length, or values out of range.
     """
     record = decode("PacketBatch", data)
-    columns = unpack(record, ALL_COLUMNS)
+    columns = _FLOWS.unpack(record, record["flow_count"])
+    columns.update(_PACKETS.unpack(record, record["packet_count"]))
     _check(record, columns)
+    columns.update(ABSENT if _has_no_extra(record) else unpack(record, EXTRA_COLUMNS))
     _check_extra(record, columns)
     if record["name_count"] or record["names_octets"]:
         names = unpack(record, NAME_COLUMNS)

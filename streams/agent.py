@@ -6,7 +6,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ class FlowsAgent:
 
     def _tell_missing(self, batch: PacketBatch) -> None:
         """Say once per probe that it does not send what the chosen features need."""
-        missing = batch.extra.lacks(self.plan.needs) if batch.packets else []
+        missing = self.plan.missing(batch)
         if missing and batch.probe not in self._told_missing:
             self._told_missing.add(batch.probe)
             log.warning(
@@ -241,7 +240,7 @@ class FlowsAgent:
     def _produce(self, batches: Iterable[FeatureBatch]) -> None:
         for batch in batches:
             now_ns = time.time_ns()
-            value = replace(batch, flows_sent_time_ns=now_ns).encode()
+            value = batch.encode(flows_sent_time_ns=now_ns)
             self.sink.produce(
                 topic_name(self.bus, f"features.{batch.representation}"),
                 value,

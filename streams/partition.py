@@ -121,7 +121,7 @@ class Partition:
         self.counters["batches"] += 1
         self.counters["packets"] += batch.packets
         probe.packets += batch.packets
-        for missing in batch.extra.lacks(self.plan.needs) if batch.packets else ():
+        for missing in self.plan.missing(batch):
             self.counters[f"packets_without_{missing}"] += batch.packets
         for rows in probe.flows.apply(batch.columns):
             yield self._feature_batch(batch.probe, probe, rows, batch, received_time_ns)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import Array
+from schemas.packets import NO_EXTRA, PacketBatch
 from streams.codegen import load_kernel, needed_columns, resolve, row_dtype
 from streams.config import StreamsSettings
 from streams.constants import ROOM, Limits
@@ -69,7 +71,7 @@ class Plan:
             rows = min(rows, room // (IDENTITY_WITH_SERVICE.itemsize + 4 * len(rep.names)))
         return max(ROOM + 1, rows)
 
-    @property
+    @cached_property
     def layout(self) -> str:
         """Return a digest of what saved rows depend on: equal layouts can take over each other's state."""
         fields: Mapping[str, Any] = self.row_dtype.fields or {}
@@ -78,6 +80,12 @@ class Plan:
         settings = [r.settings.model_dump(exclude={"depths", "ends"}) for r in self.representations]
         shape = repr((rows, settings, self.services))
         return hashlib.sha256(shape.encode()).hexdigest()[:16]
+
+    def missing(self, batch: PacketBatch) -> Sequence[str]:
+        """Return the packet columns that the features need and a batch with packets does not have."""
+        if self.needs == NO_EXTRA or not batch.packets:
+            return ()
+        return batch.extra.lacks(self.needs)
 
     def drain(self) -> Iterator[tuple[int, dict[str, Array]]]:
         """Yield (representation number, columns) of the rows in the buffers, and empty them."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.columns import Array
 from schemas.flow_key import probe_hash_of
-from schemas.packets import COLUMNS, MAX_PACKETS, with_extra
+from schemas.packets import ABSENT, COLUMNS, MAX_PACKETS
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
 from streams.services.named import FlowNames, told
@@ -49,21 +49,22 @@ class BatchColumns(NamedTuple):
     head: NDArray[np.uint8]
 
 
-def _readonly(column: Array) -> Array:
-    # Decoded messages are read-only and a batcher's buffers are not; one kind means one compilation.
-    view = column.view()
-    view.flags.writeable = False
-    return view
-
-
 def batch_columns(columns: Mapping[str, Array]) -> BatchColumns:
     """Return the kernel's view of a packet batch's columns, without a copy."""
-    views = {
-        name: _readonly(column.view(np.uint64) if name.startswith("address_") else column)
-        for name, column in with_extra(columns).items()
-        if name in BatchColumns._fields
-    }
-    return BatchColumns(**views)
+    views = []
+    for name in BatchColumns._fields:
+        column = columns[name] if name in columns else ABSENT[name]
+        if name in _ADDRESSES:
+            column = column.view(np.uint64)
+        if column.flags.writeable:
+            # Decoded messages are read-only and a batcher's buffers are not; one kind means one compilation.
+            column = column.view()
+            column.flags.writeable = False
+        views.append(column)
+    return BatchColumns(*views)
+
+
+_ADDRESSES = ("address_a", "address_b")
 
 
 class ProbeFlows:
@@ -120,10 +121,10 @@ class ProbeFlows:
         if plan.services:
             self._tidy_names()
             names, rules, usage = self.names.of_batch(columns), self.book.rules, self.usage
-        packets, at = len(batch.time_ns), 0
-        self._slots[:] = -1
+        at, looks = 0, max(SWEEP_ROWS, 4 * len(batch.time_ns))
+        self._slots.fill(-1)
         while True:
-            at, status = plan.kernel.apply(
+            at, status, swept, self._hand = plan.kernel.fold(
                 self.table,
                 batch,
                 names,
@@ -136,16 +137,20 @@ class ProbeFlows:
                 rules,
                 usage,
                 at,
+                self._hand,
+                looks,
             )
             if status == FULL:
                 yield from plan.drain()
             elif status == STEP_BACK:
                 self.clock_steps += 1
                 yield from self.end_all()
-                self._slots[:] = -1
+                self._slots.fill(-1)
             else:
                 break
-        yield from self._sweep_some(max(SWEEP_ROWS, 4 * packets))
+        if swept < self._hand:
+            yield from plan.drain()
+            yield from self._sweep(swept, self._hand, forced=0)
         yield from plan.drain()
 
     def advance(self, watermark_ns: int) -> Iterator[Rows]:
@@ -165,13 +170,6 @@ class ProbeFlows:
         yield from self._sweep(0, int(self.table.meta[HIGH_WATER]), forced=FORCED_END)
         self.table.meta[WATERMARK] = NEVER_NS
         yield from self.plan.drain()
-
-    def _sweep_some(self, rows: int) -> Iterator[Rows]:
-        high_water = int(self.table.meta[HIGH_WATER])
-        start = self._hand if self._hand < high_water else 0
-        stop = min(start + rows, high_water)
-        self._hand = stop
-        yield from self._sweep(start, stop, forced=0)
 
     def _sweep(self, start: int, stop: int, forced: int) -> Iterator[Rows]:
         plan = self.plan

@@ -28,12 +28,9 @@ def columns_from(identity: NDArray[Any], features: NDArray[np.float32]) -> dict[
         identity: (rows,) records of IDENTITY or IDENTITY_WITH_SERVICE.
         features: (rows, names) float32.
     """
-    columns: dict[str, Array] = {}
-    for c in ROW_COLUMNS:
-        column = identity[c.name].copy()  # also where one row makes the view contiguous
-        columns[c.name] = column.view(np.uint8) if c.name.endswith("_address") else column
-    for name in ("service", "service_found_by", "server_name"):
-        if name in (identity.dtype.names or ()):
-            columns[name] = identity[name].copy()
+    # Copies, also where one row makes the view contiguous.
+    columns: dict[str, Array] = {name: identity[name].copy() for name in identity.dtype.names or ()}
+    for name in ("source_address", "destination_address"):
+        columns[name] = columns[name].view(np.uint8)
     columns["features"] = features.copy()
     return columns
