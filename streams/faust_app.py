@@ -4,13 +4,14 @@ What Faust (0.15.3) does on its own and this room changes:
 
 - An agent that raises skips its message and commits past it. The loop here never raises.
 - At a rebalance it forgets which messages were acked since the last commit, so they come again; it commits
-  before it signals; and it acks what it clears from its queues. ``HandoverConsumer`` drains and hands over
+  before it signals; and it acks what it clears from its queues. ``HandoverConsumer`` stops the flow and hands over
   first, then commits, and never further than the handler has come.
 - It commits periodically without asking what else must be safe first. Here the handler is flushed before every
   commit, so an offset committed means that everything made of the messages before it is on the bus.
 - Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
-- Each message takes its own way through streams, queues and acknowledgements, some 0.2 ms of CPU. Here what a
-  fetch brought goes that way as one, and the handler is told when it has seen all of it (``on_drained``).
+- Each fetch is asked for anew, and each message takes its own way through streams, queues and acknowledgements. Here
+  what a fetch brought comes to the agent as one and past its stream (``streams.faust_consumer``), and the handler is
+  told when it has seen all of it (``on_drained``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
 from streams.credentials import check_group, faust_credentials, what_is_refused
+from streams.faust_consumer import Fetched, HandoverConsumer
 from streams.lag import Lag
 from streams.quiet import calm
 
@@ -46,8 +48,6 @@ log = logging.getLogger("flowgauge")
 TICK_S = 0.25
 FETCHED_MESSAGES = 32
 """Most messages handled at a stretch: the event loop has its turn after them."""
-_FETCHES_AHEAD = 4
-"""Most fetches that wait in memory for the handler; a message is a batch of up to some 60 KiB."""
 _COLLECT_AT = (10_000, 10, 100)
 """When Python looks for cycles, as ``gc.set_threshold`` takes it. What waits in memory for a label or for its packets
 is no cycle, and a full collection walks all of it: it comes after ten million new objects, not after 70,000."""
@@ -97,80 +97,6 @@ class Handler(Protocol):
 
     def hand_over(self) -> None:
         """Leave the partitions in hand to the next worker; called after the last message, before its commit."""
-
-
-class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
-    """Faust's consumer with the handler's flush and hand-over at the right moments."""
-
-    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        """Drain, hand over and commit before the partitions are anyone else's."""
-        assignment = self.assignment()
-        if assignment and not self.app.should_stop:
-            self.stop_flow()
-            self.app.flow_control.suspend()
-            self.pause_partitions(assignment)
-            self.app.flow_control.clear()
-            await self.wait_empty()
-        self.app.runner.handled.clear()
-        await super().on_partitions_revoked(revoked)
-
-    async def wait_empty(self) -> None:
-        """Wait for the messages in flight, hand over, commit; a failed worker does neither."""
-        while not self.should_stop and self._unacked_messages and not self.app.runner.failed:
-            gc.collect()  # what was cleared from the queues sits in a weak set
-            if self._unacked_messages:
-                await self._wait_for_ack(timeout=1)
-            self._clean_unacked_messages()
-        if not self.app.runner.failed:
-            await self.app.runner.hand_over()
-            await self.commit_and_end_transactions()
-
-    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit, unless the last one took so much work that it is too early."""
-        if not self.app.runner.may_commit():
-            return False
-        committed: bool = await super().force_commit(topics, start_new_transaction)
-        return committed
-
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:
-        """Yield all that a fetch brought as one message, whose value is the list of (partition, record)."""
-        records, active = await self._wait_next_records(timeout)
-        if not records or self.should_stop:
-            return
-        if not self.flow_active:
-            await self.perform_seek()
-            return
-        fetched = [
-            (tp, record)
-            for tp, record in self.scheduler.iterate(records)
-            if (active is None or tp in active or tp in self._buffered_partitions)
-            and record.offset >= (self._read_offset[tp] or 0)
-        ]
-        if fetched:
-            for tp, record in fetched:
-                self._read_offset[tp] = record.offset
-            message = self._to_message(*fetched[-1])
-            message.value = fetched
-            yield fetched[-1][0], message
-
-    def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[Any]:
-        # An ack stands for a whole fetch, so Faust's own list of them names one partition of several.
-        handled = self.app.runner.handled
-        return [tp for tp in handled if topics is None or tp in topics or tp.topic in topics]
-
-    def _new_offset(self, tp: Any) -> int | None:
-        # Faust counts acks, and it acks messages that it skips at a rebalance. What the handler has seen counts.
-        self._acked[tp].clear()
-        self._acked_index[tp].clear()
-        self._gap.pop(tp, None)
-        offset: int | None = self.app.runner.handled.get(tp)
-        return offset
-
-    async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
-        if not await self.app.runner.flush():
-            return False
-        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
-        return committed
 
 
 class Runner:
@@ -274,13 +200,15 @@ class Runner:
             if self._worker is not None:
                 self._worker.stop_soon()
 
-    async def _loop(self, stream: Any) -> None:
-        async for event in stream.events():
-            if not await self.guarded(partial(self._take, event.message.value)):
-                # Going on, or returning, would acknowledge the messages.
-                await asyncio.Event().wait()
+    async def _loop(self, _stream: Any) -> None:
+        # The stream makes Faust subscribe; what the consumer fetched comes past it.
+        consumer = self.app.consumer
+        while await self.guarded(partial(self._take, await consumer.next_fetch())):
+            pass
+        # Faust would start an agent anew that returned.
+        await asyncio.Event().wait()
 
-    def _take(self, fetched: Sequence[tuple[Any, Any]]) -> None:
+    def _take(self, fetched: Fetched) -> None:
         """Give the handler what a fetch brought; nothing else runs on the event loop meanwhile."""
         for tp, record in fetched:
             message = Message(
@@ -371,7 +299,6 @@ def _make_app(bus: BusSettings, settings: WorkerSettings, datadir: str) -> Any:
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 << 20,
         broker_max_poll_records=FETCHED_MESSAGES,
-        stream_buffer_maxsize=_FETCHES_AHEAD,
         broker_commit_interval=settings.commit_interval_s,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,
