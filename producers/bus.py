@@ -214,12 +214,13 @@ class BusProducer:
         self, topic: str, value: bytes, partition: int | None, key: str | None, callback: Callable[..., None]
     ) -> None:
         where = -1 if partition is None else partition
-        deadline = self._deadline()
+        deadline = 0.0
         while True:
             try:
                 self._producer.produce(topic, value, key, where, callback)
                 break
             except BufferError:
+                deadline = deadline or self._deadline()
                 self._wait_for_room(deadline)
             except KafkaException as error:
                 raise self._refused(topic, len(value), said(error)) from error

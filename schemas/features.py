@@ -30,6 +30,7 @@ __all__ = [
     "ServiceFoundBy",
     "decode_feature_batch",
     "feature_columns",
+    "warm_up",
 ]
 
 
@@ -152,6 +153,13 @@ def decode_feature_batch(data: bytes) -> FeatureBatch:
         flows_sent_time_ns=record["flows_sent_time_ns"],
         replayed=record["replayed"],
     )
+
+
+def warm_up() -> None:
+    """Have what packs and unpacks batches compiled, or loaded, before a first message waits for it."""
+    columns: dict[str, Array] = {c.name: np.zeros((1, *c.width), c.element) for c in ROW_COLUMNS}
+    columns["features"] = np.zeros((1, 1), np.float32)
+    decode_feature_batch(FeatureBatch("warm-up", "warm-up", 0, ("feature",), columns).encode())
 
 
 def feature_columns(record: dict[str, Any]) -> dict[str, Array]:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import features
 from schemas.columns import Array
 from schemas.flow_key import probe_hash_of
-from schemas.packets import ABSENT, COLUMNS, MAX_PACKETS
+from schemas.packets import ABSENT, COLUMNS, MAX_PACKETS, PacketBatch, decode_packet_batch
 from streams.constants import CLOSED, COUNTERS, FORCED_END, FULL, LATE, OPENED, REORDERED, STEP_BACK
 from streams.plan import Plan
 from streams.services.named import FlowNames, told
@@ -219,8 +220,11 @@ def warm_up(plan: Plan) -> None:
     A worker that compiled inside its agent would be silent for the seconds that this takes.
     """
     columns = {c.name: np.zeros((1, *c.dtype.shape), c.dtype.base) for c in COLUMNS}
+    columns["ip_version"][:] = 4
+    batch = decode_packet_batch(PacketBatch("warm-up", 0, 0, 1, 0, 0, columns).encode())
+    features.warm_up()
     flows = ProbeFlows(plan, "warm-up", max_flows=16)
-    for _ in flows.apply(columns):
+    for _ in flows.apply(batch.columns):
         pass
     flows.load(flows.save(), 0)
     for _ in flows.end_all():

@@ -24,6 +24,7 @@ from streams.config import StreamsSettings
 STAGES = (
     "decode", "flows", "encode", "agent", "bus", "state", "features", "names", "publish", "record", "latency",
     "packet_models", "recovery", "telemetry", "capture", "anonymise", "spool",
+    "messages",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -184,6 +185,10 @@ class _Bench:
             from flowgauge.bench.stages.telemetry import telemetry
 
             return [telemetry(self._corpus, self._streams, self._bus.partitions)]
+        if stage == "messages":
+            from flowgauge.bench.stages.messages import messages
+
+            return messages(self._streams)
         if stage == "features":
             from flowgauge.bench.stages.features import features
 

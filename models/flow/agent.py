@@ -23,6 +23,7 @@ from models.packet.live import Change, LiveModels
 from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
+from schemas import features
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
@@ -47,6 +48,7 @@ def input_topics(cascade: Cascade) -> tuple[str, ...]:
 
 def _warm_up(tiers: int, name: str, partitions: int) -> None:
     """Have what is compiled for a first message compiled, or loaded, before one waits."""
+    features.warm_up()
     warm_up(tiers)
     none = Names([""])
     Publisher(name, none, none, partitions).items(np.zeros(2, HELD), True, (), "", 0)

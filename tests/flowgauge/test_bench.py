@@ -19,6 +19,7 @@ from flowgauge.bench.peers import measure_peer, missing
 from flowgauge.bench.report import amount
 from flowgauge.bench.results import Rate, Result, measure
 from flowgauge.bench.run import BenchOptions, bench, parse_stages, run
+from flowgauge.bench.stages import messages as message_stage
 from flowgauge.bench.stages.agent import fold
 from flowgauge.bench.stages.encode import kept_blocks, messages
 from flowgauge.bench.stages.flows import make_flows
@@ -171,6 +172,19 @@ def test_a_whole_run_without_a_bus(tmp_path: Path) -> None:
         assert result.repeats >= 3
         assert result.peer is None
     json.dumps([result.as_dict() for result in results])
+
+
+def test_small_messages_are_measured_with_a_pause_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_stage, "MESSAGES", 5)
+    results = message_stage.messages(StreamsSettings())
+    assert [result.name for result in results] == [
+        "message_packets_encode", "message_packets_decode", "message_packets_to_rows",
+        "message_rows_encode", "message_rows_decode",
+    ]  # fmt: skip
+    for result in results:
+        assert result.value > 0
+        assert result.details["without_pause_us"] > 0
+        assert result.details["messages"] == 5
 
 
 def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
