@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from models.flow.card import CASCADE_FILE, read_cascade_card
+from flowgauge.framing import start_framing
+from flowgauge.settings import Effective
+from models.flow.bundle import CASCADES as CASCADE_KIND
+from models.flow.bundle import open_cascade
+from models.flow.config import CascadeSettings
 from models.packet.announce import Announcement, AnnouncementReader, announce
-from models.packet.card import CARD_FILE, ModelCard, read_card
+from models.packet.config import PacketModelSettings
 from models.packet.errors import ModelError
-from models.packet.library import Library
+from models.packet.library import PACKET_MODELS as PACKET_KIND
+from models.packet.library import Kind, Library, version_of
+from models.packet.runtime import open_model
 from models.packet.store import StoredLibrary, open_library
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
@@ -22,46 +28,74 @@ from schemas.topics import MODELS
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of model: what it is called, what each has in its folder, and how that is read."""
+class Published:
+    """A kind of model with what its commands need."""
 
-    name: str
-    card_file: str
-    read: Callable[[Path], ModelCard]
-    """Reads the card of a folder, with its checksum; raises ModelError."""
+    called: str
+    kind: Kind
+    where: Callable[[Effective], str]
+    """Returns the setting that names the library."""
+    try_out: Callable[[Path], object]
+    """Raises ModelError for a folder that cannot be used."""
+
+    def library(self, effective: Effective) -> Library | StoredLibrary:
+        """Return the library; raises SettingsError for a URL that cannot be used."""
+        return open_library(self.where(effective), self.kind)
 
 
-PACKET_MODELS = Kind("packet model", CARD_FILE, read_card)
-CASCADES = Kind("cascade", CASCADE_FILE, read_cascade_card)
+PACKET_MODELS = Published(
+    "packet model",
+    PACKET_KIND,
+    lambda effective: effective.get("packet_models", PacketModelSettings).library,
+    open_model,
+)
+CASCADES = Published(
+    "cascade",
+    CASCADE_KIND,
+    lambda effective: effective.get("cascade", CascadeSettings).library,
+    open_cascade,
+)
 
 
-def published(kind: Kind, library_folder: str, bus: BusSettings) -> list[dict[str, Any]]:
-    """Return a row for each version in the library and each live one that is not in it.
+def publish(of: Published, folder: Path, effective: Effective, as_json: bool) -> int:
+    """Try a model out, put it into the library and tell everyone that it is live.
 
     Raises:
-        BusError: the topic cannot be read.
+        ModelError: it cannot be used, or the library does not take it.
+        BusError: the broker does not take the announcement.
     """
-    live = {name: told for name, told in _live(bus).items() if (told.kind == "cascade") == (kind is CASCADES)}
-    library: Library | StoredLibrary = Library(library_folder, kind.card_file)
-    if kind is PACKET_MODELS:
-        library = open_library(library_folder)
-    rows = [_row(kind, library, name, version, live.get(name)) for name, version in library.titles()]
-    listed = {(row["name"], row["version"]) for row in rows}
-    for told in live.values():
-        if (told.name, told.version) not in listed:
-            note = told.problem or f"not in the library {library.root}"
-            rows.append(_entry(told.name, told.version, told.kind, 0, len(told.classes), True, f"; {note}"))
-    return rows
+    start_framing(effective)
+    bus, library = effective.get("bus", BusSettings), of.library(effective)
+    of.try_out(folder)
+    sink = connected(bus)
+    card = library.add(folder)
+    place = library.place(card.name, card.version)
+    announce(card, place, bus, sink)
+    if as_json:
+        typer.echo(json.dumps({"name": card.name, "version": card.version, "folder": place}))
+    else:
+        typer.echo(f"{card.title} is live: {place}")
+    return 0
 
 
-def show_published(kind: Kind, library_folder: str, bus: BusSettings, as_json: bool) -> int:
+def show_card(of: Published, title: str, effective: Effective, leave_out: Collection[str] = ()) -> int:
+    """Print the card of a published model, as JSON; raises ModelError where there is none."""
+    library = of.library(effective)
+    card = library.card(*version_of(library, title))
+    told = card.model_dump(mode="json", exclude=set(leave_out))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    return 0
+
+
+def show_published(of: Published, effective: Effective, as_json: bool) -> int:
     """Print what is published, and which version of each is live."""
-    found = published(kind, library_folder, bus)
+    start_framing(effective)
+    found = published(of, effective)
     if as_json:
         typer.echo(json.dumps({"models": found}))
         return 0
     if not found:
-        typer.echo(f"no {kind.name} is published")
+        typer.echo(f"no {of.called} is published")
     for model in found:
         size = f", {model['parameters']:,} parameters" if model["parameters"] else ""
         typer.echo(
@@ -71,14 +105,22 @@ def show_published(kind: Kind, library_folder: str, bus: BusSettings, as_json: b
     return 0
 
 
-def publish(card: ModelCard, folder: Path | str, bus: BusSettings, sink: BusProducer, as_json: bool) -> int:
-    """Tell everyone that a model in the library is live, and say so."""
-    announce(card, str(folder), bus, sink)
-    if as_json:
-        typer.echo(json.dumps({"name": card.name, "version": card.version, "folder": str(folder)}))
-    else:
-        typer.echo(f"{card.title} is live: {folder}")
-    return 0
+def published(of: Published, effective: Effective) -> list[dict[str, Any]]:
+    """Return a row for each version in the library and each live one that is not in it.
+
+    Raises:
+        BusError: the topic cannot be read.
+    """
+    library = of.library(effective)
+    told_of = _live(effective.get("bus", BusSettings)).items()
+    live = {name: told for name, told in told_of if (told.kind == "cascade") == (of is CASCADES)}
+    rows = [_row(library, name, version, live.get(name)) for name, version in library.titles()]
+    listed = {(row["name"], row["version"]) for row in rows}
+    for told in live.values():
+        if (told.name, told.version) not in listed:
+            note = told.problem or f"not in the library {library.root}"
+            rows.append(_entry(told.name, told.version, told.kind, 0, len(told.classes), True, f"; {note}"))
+    return rows
 
 
 def connected(bus: BusSettings) -> BusProducer:
@@ -100,14 +142,11 @@ def _live(bus: BusSettings) -> dict[str, Announcement]:
 
 
 def _row(
-    kind: Kind, library: Library | StoredLibrary, name: str, version: str, live: Announcement | None
+    library: Library | StoredLibrary, name: str, version: str, live: Announcement | None
 ) -> dict[str, Any]:
     is_live = live is not None and live.version == version
     try:
-        if isinstance(library, StoredLibrary):
-            card = library.card(name, version)  # without the model
-        else:
-            card = kind.read(library.folder(name, version))
+        card = library.card(name, version)
     except ModelError as error:
         return _entry(name, version, "?", 0, 0, is_live, f"; {error}")
     note = "; not the file that was announced" if is_live and live and live.sha256 != card.sha256 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Library = Annotated[
-    str | None, typer.Option(metavar="FOLDER", help="Folder of published models (cascade.library).")
+    str | None,
+    typer.Option(metavar="FOLDER|URL", help="Folder of published models, or its URL (cascade.library)."),
 ]
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Cascade folder: cascade.json and its models.")
@@ -77,23 +77,12 @@ def publish(
     Each tier is tried out first; a cascade with one that cannot be used is not published. To go back to an older
     version, publish its folder in the library again.
     """
-    from flowgauge.framing import start_framing
-    from flowgauge.published_models import connected
-    from flowgauge.published_models import publish as tell
+    from flowgauge.published_models import CASCADES
+    from flowgauge.published_models import publish as published
     from flowgauge.settings import load
-    from models.flow.bundle import add_cascade, open_cascade
-    from models.flow.config import CascadeSettings
-    from models.packet.library import Library
-    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "cascade.library": library}, settings or ())
-    start_framing(effective)
-    chosen = effective.get("bus", BusSettings)
-    to = Library(effective.get("cascade", CascadeSettings).library)
-    open_cascade(folder)
-    sink = connected(chosen)
-    card = add_cascade(to, folder)
-    return tell(card, to.place(card.name, card.version), chosen, sink, as_json)
+    return published(CASCADES, folder, effective, as_json)
 
 
 @app.command("list")
@@ -105,16 +94,11 @@ def show_list(
     as_json: options.Json = False,
 ) -> int:
     """List the published cascades, and which version of each is live by the topic models."""
-    from flowgauge.framing import start_framing
     from flowgauge.published_models import CASCADES, show_published
     from flowgauge.settings import load
-    from models.flow.config import CascadeSettings
-    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "cascade.library": library}, settings or ())
-    start_framing(effective)
-    library_folder = effective.get("cascade", CascadeSettings).library
-    return show_published(CASCADES, library_folder, effective.get("bus", BusSettings), as_json)
+    return show_published(CASCADES, effective, as_json)
 
 
 @app.command("show")
@@ -125,14 +109,8 @@ def show(
     settings: options.Set = None,
 ) -> int:
     """Print what a published cascade is made of, as JSON: tiers, thresholds, what it was tuned for."""
+    from flowgauge.published_models import CASCADES, show_card
     from flowgauge.settings import load
-    from models.flow.bundle import find_cascade
-    from models.flow.card import read_cascade_card
-    from models.flow.config import CascadeSettings
-    from models.packet.library import Library
 
     effective = load(config, {"cascade.library": library}, settings or ())
-    where = find_cascade(Library(effective.get("cascade", CascadeSettings).library), title)
-    told = read_cascade_card(where).model_dump(mode="json", exclude={"input", "unknown", "reference"})
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
-    return 0
+    return show_card(CASCADES, title, effective, leave_out=("input", "unknown", "reference"))

@@ -85,23 +85,12 @@ def publish(
     The model is tried out first; one that cannot be used is not published. To go back to an older version,
     publish its folder in the library again.
     """
-    from flowgauge.framing import start_framing
-    from flowgauge.published_models import connected
-    from flowgauge.published_models import publish as tell
+    from flowgauge.published_models import PACKET_MODELS
+    from flowgauge.published_models import publish as published
     from flowgauge.settings import load
-    from models.packet.config import PacketModelSettings
-    from models.packet.runtime import open_model
-    from models.packet.store import open_library
-    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
-    start_framing(effective)
-    chosen = effective.get("bus", BusSettings)
-    to = open_library(effective.get("packet_models", PacketModelSettings).library)
-    open_model(folder)
-    sink = connected(chosen)
-    card = to.add(folder)
-    return tell(card, to.place(card.name, card.version), chosen, sink, as_json)
+    return published(PACKET_MODELS, folder, effective, as_json)
 
 
 @app.command("list")
@@ -113,16 +102,11 @@ def show_list(
     as_json: options.Json = False,
 ) -> int:
     """List the published models, and which version of each is live by the topic models."""
-    from flowgauge.framing import start_framing
     from flowgauge.published_models import PACKET_MODELS, show_published
     from flowgauge.settings import load
-    from models.packet.config import PacketModelSettings
-    from producers.config import BusSettings
 
     effective = load(config, {"bus.bootstrap": bus, "packet_models.library": library}, settings or ())
-    start_framing(effective)
-    library_folder = effective.get("packet_models", PacketModelSettings).library
-    return show_published(PACKET_MODELS, library_folder, effective.get("bus", BusSettings), as_json)
+    return show_published(PACKET_MODELS, effective, as_json)
 
 
 @app.command("show")
@@ -133,15 +117,10 @@ def show(
     settings: options.Set = None,
 ) -> int:
     """Print the card of a published model, as JSON."""
+    from flowgauge.published_models import PACKET_MODELS, show_card
     from flowgauge.settings import load
-    from models.packet.card import read_card
-    from models.packet.config import PacketModelSettings
-    from models.packet.store import open_library
 
-    effective = load(config, {"packet_models.library": library}, settings or ())
-    where = open_library(effective.get("packet_models", PacketModelSettings).library).find(title)
-    typer.echo(json.dumps(read_card(where).model_dump(mode="json"), indent=2, ensure_ascii=False))
-    return 0
+    return show_card(PACKET_MODELS, title, load(config, {"packet_models.library": library}, settings or ()))
 
 
 @app.command("quantize")

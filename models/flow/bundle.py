@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from models.flow.card import CASCADE_FILE, CascadeCard, TierCard, cascade_json, read_cascade_card
+from models.flow.card import CASCADE_FILE, CascadeCard, TierCard, cascade_json, read_cascade_card, read_file
 from models.flow.cascade import Cascade
 from models.flow.errors import CascadeError
 from models.flow.tiers import Tier, open_tier
-from models.packet.card import NAME_PATTERN, digest_of
-from models.packet.library import Library
+from models.packet.card import digest_of
+from models.packet.library import Kind
 from schemas.errors import SettingsError
 
 
@@ -89,7 +88,7 @@ def write_cascade(root: Path, card: CascadeCard, files: Mapping[str, bytes]) -> 
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        for name in {tier.file for tier in card.tiers}:
+        for name in card.files():
             _write(part / name, files[name])
         _write(part / CASCADE_FILE, cascade_json(card))
         part.rename(target)
@@ -108,33 +107,20 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def add_cascade(library: Library, source: Path) -> CascadeCard:
-    """Copy a cascade's folder into the library and return its card; again is no change.
+def ready_to_publish(source: Path) -> tuple[CascadeCard, bytes]:
+    """Return the card of a cascade's folder and its file, which goes into a library as it is.
 
     Raises:
-        CascadeError: no cascade, a damaged one, or another is published under that name and version.
+        CascadeError: no cascade, or a tier's file is not the one that the card names.
     """
     card = read_cascade_card(source)
     for tier in card.tiers:
         check_file(source, tier)
-    files = {tier.file: (source / tier.file).read_bytes() for tier in card.tiers}
-    write_cascade(library.root, card, files)
-    return card
+    data = read_file(source / CASCADE_FILE)
+    if hashlib.sha256(data).hexdigest() != card.sha256:
+        raise CascadeError(f"{source / CASCADE_FILE}: was changed while it was read")
+    return card, data
 
 
-def find_cascade(library: Library, title: str) -> Path:
-    """Return the folder of ``NAME/VERSION``, or of the version of ``NAME`` published last.
-
-    Raises:
-        CascadeError: there is none.
-    """
-    name, _, version = title.partition("/")
-    for text in filter(None, (name, version)):
-        if not re.match(NAME_PATTERN, text):
-            raise CascadeError(f"{text!r} is no name for a cascade or version")
-    found = sorted((library.root / name).glob(f"*/{CASCADE_FILE}"), key=lambda path: path.stat().st_mtime_ns)
-    if version:
-        found = [path for path in found if path.parent.name == version]
-    if not found or not name:
-        raise CascadeError(f"{library.root}: no cascade {title}")
-    return found[-1].parent
+CASCADES = Kind("cascade", CASCADE_FILE, read_cascade_card, ready_to_publish)
+"""Cascades as a library holds them: a card's checksum is that of ``cascade.json``, which has those of the tiers."""

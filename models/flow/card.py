@@ -228,6 +228,10 @@ class CascadeCard(ModelCard):
         check_thresholds(self.thresholds, self.tiers, many)
         return self
 
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the tiers' files; one may serve several tiers."""
+        return tuple(dict.fromkeys(tier.file for tier in self.tiers))
+
 
 def tiers_digest(tiers: tuple[TierCard, ...]) -> str:
     """Return a digest of all that thresholds depend on: the models, their inputs, their calibration."""

@@ -22,8 +22,8 @@ class CascadeSettings(WorkerSettings):
     )
     library: str = Field(
         default="",
-        description="Folder of published models, NAME/VERSION/; empty: flowgauge/models in XDG_DATA_HOME, or in "
-        "~/.local/share.",
+        description="Folder of published models, NAME/VERSION/, or its URL in an object store, such as "
+        "s3://bucket/models; empty: flowgauge/models in XDG_DATA_HOME, or in ~/.local/share.",
     )
     wait_s: float = Field(
         default=0.0,

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from models.flow.agent import CascadeAgent, input_topics
-from models.flow.bundle import open_cascade
+from models.flow.bundle import CASCADES, open_cascade
 from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.errors import CascadeError
 from models.packet.announce import Announcement
-from models.packet.library import Library
 from models.packet.live import LiveVersions, first_version
+from models.packet.store import open_library
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from producers.health import Health
@@ -33,7 +33,7 @@ def load(settings: CascadeSettings, told: Announcement) -> Cascade:
     """
     if told.problem:
         raise CascadeError(f"the announcement on the topic models cannot be read: {told.problem}")
-    folder = Library(settings.library).folder(told.name, told.version)
+    folder = open_library(settings.library, CASCADES).fetch(told.name, told.version, told.sha256)
     cascade = open_cascade(folder, told.sha256, skip_broken=True)
     if (cascade.card.name, cascade.card.version) != (told.name, told.version):
         raise CascadeError(f"{folder}: its card is of another cascade, {cascade.title}")
@@ -71,8 +71,9 @@ def run_worker(
     for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST):
         sink.require(topic_name(bus, name))
     check_group(bus, settings.group)  # before a wait for a model that may be long
+    where = open_library(settings.library, CASCADES).root
     missing = (
-        f"no usable version of the cascade {settings.name} is live yet (library {Library(settings.library).root}): "
+        f"no usable version of the cascade {settings.name} is live yet (library {where}): "
         "rows wait on the bus; flowgauge cascade publish makes one live"
     )
     live = LiveVersions(settings.name, bus, lambda told: load(settings, told), describe)

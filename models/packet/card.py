@@ -60,6 +60,10 @@ class ModelCard(BaseModel):
         """Return ``NAME/VERSION``."""
         return f"{self.name}/{self.version}"
 
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the files that lie beside the card."""
+        return (MODEL_FILE,)
+
 
 def read_card(folder: Path) -> ModelCard:
     """Read the card of a model folder.

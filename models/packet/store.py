@@ -1,7 +1,7 @@
 """A library in an object store: ``s3://bucket/folder`` or any other URL that fsspec knows, with copies kept here.
 
-An object appears whole or not at all, but a version is two of them; so the card is written last, and a version without
-its card is none. Readers keep what they fetched, by checksum, so that a worker starts where the store is away.
+An object appears whole or not at all, but a version is several of them; so the card is written last, and a version
+without its card is none. Readers keep what they fetched, by checksum, so that a worker starts where the store is away.
 """
 
 from __future__ import annotations
@@ -10,34 +10,27 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from models.packet.card import (
-    CARD_FILE,
-    MODEL_FILE,
-    ModelCard,
-    card_text,
-    digest_of,
-    is_name,
-    read_card,
-)
+from models.packet.card import ModelCard, is_name
 from models.packet.errors import ModelError
-from models.packet.library import Library, ready_to_publish
+from models.packet.library import PACKET_MODELS, Kind, Library, is_another, version_of
 from schemas.errors import SettingsError
 
 _Result = TypeVar("_Result")
 
 
-def open_library(where: str) -> Library | StoredLibrary:
-    """Return the library that ``packet_models.library`` names: a folder, or the URL of one in an object store.
+def open_library(where: str, kind: Kind = PACKET_MODELS) -> Library | StoredLibrary:
+    """Return the library of models of a kind that a setting names: a folder, or the URL of one in an object store.
 
     Raises:
         SettingsError: a URL of a kind that is not known, or what reads it is not installed.
     """
-    return StoredLibrary(where) if "://" in where else Library(where)
+    return StoredLibrary(where, kind) if "://" in where else Library(where, kind)
 
 
 def cache_folder() -> Path:
@@ -49,8 +42,9 @@ def cache_folder() -> Path:
 class StoredLibrary:
     """Published models in an object store. As ``Library``, but what is read lies in the cache."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, kind: Kind = PACKET_MODELS) -> None:
         """Use the folder at a URL; nothing is asked of the store yet."""
+        self.kind = kind
         try:
             from fsspec.core import url_to_fs
         except ImportError:
@@ -71,7 +65,7 @@ class StoredLibrary:
 
     def titles(self) -> Iterator[tuple[str, str]]:
         """Yield (name, version) of what is published, the newest version of a name last."""
-        cards = self._asked(lambda: self._store.glob(f"{self._path}/*/*/{CARD_FILE}"))
+        cards = self._asked(lambda: self._store.glob(f"{self._path}/*/*/{self.kind.card_file}"))
         written = self._asked(lambda: [self._store.modified(card) for card in cards])
         found = [(*card.split("/")[-3:-1], when) for card, when in zip(cards, written, strict=True)]
         for name, version, _ in sorted(found, key=lambda each: (each[0], each[2])):
@@ -80,18 +74,13 @@ class StoredLibrary:
 
     def card(self, name: str, version: str) -> ModelCard:
         """Return the card of a version as the store has it; raises ModelError."""
-        with _Scratch(self._cache) as folder:
-            self._get(name, version, CARD_FILE, folder)
-            return read_card(folder)
+        with self._scratch(name, version) as folder:
+            self._get(name, version, self.kind.card_file, folder)
+            return self.kind.read(folder)
 
     def find(self, title: str) -> Path:
         """Return the fetched ``NAME/VERSION``, or newest version of ``NAME``; raises ModelError without one."""
-        name, _, version = title.partition("/")
-        versions = [v for n, v in self.titles() if n == name]
-        if versions and version in ("", *versions):
-            return self.fetch(name, version or versions[-1])
-        there = f"; there is {', '.join(versions)}" if versions else ""
-        raise ModelError(f"{self.root}: no model {title}{there}")
+        return self.fetch(*version_of(self, title))
 
     def fetch(self, name: str, version: str, sha256: str = "") -> Path:
         """Return the folder of a version in the cache; it is fetched unless it is there undamaged.
@@ -99,28 +88,28 @@ class StoredLibrary:
         Args:
             name: of the model.
             version: of the model.
-            sha256: what the model file must be; empty: what the card in the cache says.
+            sha256: what the card's checksum must be; empty: any that its files have.
 
         Raises:
             ModelError: the store has no such version, does not answer, or has a damaged one.
         """
-        place, kept = self.place(name, version), self._cache / name / version
+        self.place(name, version)
+        kept = self._cache / name / version
         with suppress(ModelError, OSError):
-            if digest_of(kept / MODEL_FILE) == (sha256 or read_card(kept).sha256):
+            if self.kind.ready(kept)[0].sha256 == (sha256 or self.kind.read(kept).sha256):
                 return kept
-        with _Scratch(self._cache) as folder:
-            self._get(name, version, CARD_FILE, folder)
-            self._get(name, version, MODEL_FILE, folder)
-            found = digest_of(folder / MODEL_FILE)
-            if found != read_card(folder).sha256:
-                raise ModelError(f"{place}/{MODEL_FILE}: is damaged: its SHA-256 is not the one in its card")
+        with self._scratch(name, version) as folder:
+            self._get(name, version, self.kind.card_file, folder)
+            for file in self.kind.read(folder).files():
+                self._get(name, version, file, folder)
+            self.kind.ready(folder)
             try:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(kept, ignore_errors=True)
                 folder.rename(kept)
             except OSError as error:
                 # Another worker of this host was quicker.
-                if not (kept / CARD_FILE).exists():
+                if not (kept / self.kind.card_file).exists():
                     raise ModelError(f"{kept}: cannot be written: {error.strerror}") from None
         return kept
 
@@ -130,19 +119,35 @@ class StoredLibrary:
         Raises:
             ModelError: no model folder, another model of that name and version, or the store refuses it.
         """
-        card = ready_to_publish(source)
+        (card, data), card_file = self.kind.ready(source), self.kind.card_file
         place = f"{self._path}/{card.name}/{card.version}"
-        if self._asked(lambda: self._store.exists(f"{place}/{CARD_FILE}")):
+        if self._asked(lambda: self._store.exists(f"{place}/{card_file}")):
             if self.card(card.name, card.version).sha256 != card.sha256:
-                raise ModelError(
-                    f"{self.place(card.name, card.version)}: is published already, with another model; "
-                    "give this one a new version"
-                )
+                raise is_another(self.place(card.name, card.version))
             return card
         self._asked(lambda: self._store.makedirs(place, exist_ok=True))
-        self._asked(lambda: self._store.put_file(str(source / MODEL_FILE), f"{place}/{MODEL_FILE}"))
-        self._asked(lambda: self._store.pipe_file(f"{place}/{CARD_FILE}", card_text(card).encode()))
+        for file in card.files():
+            self._asked(partial(self._store.put_file, str(source / file), f"{place}/{file}"))
+        self._asked(lambda: self._store.pipe_file(f"{place}/{card_file}", data))
         return card
+
+    @contextmanager
+    def _scratch(self, name: str, version: str) -> Iterator[Path]:
+        """Give a new folder beside what is kept, gone afterwards unless it was moved.
+
+        What is wrong with the files in it is told of the version's place in the store.
+        """
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            folder = Path(mkdtemp(prefix=".", dir=self._cache))
+        except OSError as error:
+            raise ModelError(f"{self._cache}: cannot be written: {error.strerror}") from None
+        try:
+            yield folder
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(folder), self.place(name, version))) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _get(self, name: str, version: str, file: str, folder: Path) -> None:
         place = self.place(name, version)
@@ -150,7 +155,7 @@ class StoredLibrary:
         try:
             self._store.get_file(path, str(folder / file))
         except FileNotFoundError:
-            what = "no model card" if file == CARD_FILE else "no such file"
+            what = f"no {self.kind.name} card" if file == self.kind.card_file else "no such file"
             raise ModelError(f"{place}/{file}: {what}") from None
         except Exception as error:  # every store has its own
             raise ModelError(f"{place}/{file}: cannot be read: {_one_line(error)}") from None
@@ -160,24 +165,6 @@ class StoredLibrary:
             return ask()
         except Exception as error:  # every store has its own
             raise ModelError(f"{self.root}: {_one_line(error)}") from None
-
-
-class _Scratch:
-    """A new folder beside what is kept, gone afterwards unless it was moved."""
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def __enter__(self) -> Path:
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(mkdtemp(prefix=".", dir=self._cache))
-        except OSError as error:
-            raise ModelError(f"{self._cache}: cannot be written: {error.strerror}") from None
-        return self._folder
-
-    def __exit__(self, *_: Any) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.flow.bundle import add_cascade, find_cascade, open_cascade, write_cascade
+from models.flow.bundle import CASCADES, open_cascade, write_cascade
 from models.flow.card import (
     CASCADE_FILE,
     Calibration,
@@ -22,6 +22,7 @@ from models.flow.river_tier import MAGIC, river_file
 from models.flow.unknown import fit
 from models.online.classifier import OnlineClassifier
 from models.online.classifiers import FACTORIES, recipe
+from models.packet.errors import ModelError
 from models.packet.library import Library
 from tests.models.flow import made
 
@@ -164,12 +165,11 @@ def test_a_model_of_other_columns_is_refused(tmp_path: Path) -> None:
 
 
 def test_published_versions_are_found_and_never_changed(folder: Path, tmp_path: Path) -> None:
-    library = Library(tmp_path)
-    add_cascade(library, folder)
-    add_cascade(library, folder)
-    assert find_cascade(library, "services") == tmp_path / "services" / "1"
-    with pytest.raises(CascadeError, match="no cascade services/2"):
-        find_cascade(library, "services/2")
+    library = Library(tmp_path, CASCADES)
+    assert library.add(folder) == library.add(library.root / "services" / "1") == read_cascade_card(folder)
+    assert library.find("services") == tmp_path / "services" / "1"
+    with pytest.raises(ModelError, match="no cascade services/2"):
+        library.find("services/2")
     with pytest.raises(CascadeError, match="give this one a new version"):
         made.cascade_folder(tmp_path, wait_s=3)
 

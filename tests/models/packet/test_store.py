@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,26 +27,6 @@ fsspec = pytest.importorskip("fsspec")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """Return the URL of a bucket on an S3 server in this process."""
-    server_of = pytest.importorskip("moto.server", reason="moto is not installed: S3 is not tried")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: S3 is not tried")
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {"key": "me", "secret": "mine", "client_kwargs": {"region_name": "eu-west-1"}}
-    before = dict(fsspec.config.conf)
-    fsspec.config.conf["s3"] = {**given, "endpoint_url": f"http://{host}:{port}"}
-    try:
-        fsspec.filesystem("s3").mkdir("models")
-        yield "s3://models"
-    finally:
-        fsspec.config.conf.clear()
-        fsspec.config.conf.update(before)
-        server.stop()
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
