@@ -96,7 +96,9 @@ def roles(effective: Effective) -> dict[str, tuple[Grant, ...]]:
         "models": topics([*rows, LABELS], [PREDICTIONS_FLOW, *_TOLD]) + group(online.group),
         "packet-models": topics([PAYLOADS, LABELS, MODELS], [PREDICTIONS_PACKET, PREDICTIONS_FLOW, *_TOLD])
         + group(f"{packet.group}.", prefixed=True),
-        "cascade": topics([*early, LABELS, MODELS, FLOWS_STATE], [PREDICTIONS_FLOW, FLOWS_STATE, *_TOLD])
+        "cascade": topics(
+            [*early, *payloads, LABELS, MODELS, FLOWS_STATE], [PREDICTIONS_FLOW, FLOWS_STATE, *_TOLD]
+        )
         + group(f"{cascade.group}.", prefixed=True),
         "publisher": topics([MODELS], [MODELS]),
         "labels": topics(write=[LABELS]),

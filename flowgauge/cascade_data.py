@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flowgauge.dataset_labels import groups_beside, label_captures, read_groups
+from models.flow.octets import REPRESENTATION as OCTETS
 from models.flow.study.captures import REPRESENTATIONS, LabelledCapture, from_captures
 from models.flow.study.data import FlowData
 from models.flow.study.table import REPRESENTATION, from_table
@@ -47,11 +48,15 @@ def flow_data(
         SettingsError: options that do not fit the data.
     """
     if is_captures(dataset):
-        _check([name for name, _ in wanted])
+        _check([name for name, _ in wanted if name != OCTETS])
         return _from_folder(dataset, labels, settings, wanted, least_flows, least_groups, tell, stop)
     if not dataset.exists():
         raise InputError(f"{dataset}: No such file or directory")
     names = list(dict.fromkeys(name for name, _ in wanted))
+    if OCTETS in names:
+        raise SettingsError(
+            f"--packet-model: {dataset.name} is a table of packet sequences, which has no payloads"
+        )
     if names != [REPRESENTATION]:
         raise SettingsError(
             f"--representations {','.join(names)}: {dataset.name} is a table of packet sequences, of which "

@@ -20,13 +20,13 @@ from flowgauge.dataset_labels import (
 from flowgauge.interrupt import stopping
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
-from flowgauge.wanted import flow_rules
 from models.packet.build import BuildOptions, Built, build, check_folder
 from models.packet.choose import ClassRules
 from producers.config import BusSettings
 from producers.sources.capture import STDIN
 from schemas.errors import SettingsError
 from streams.config import StreamsSettings
+from streams.flow_rules import flow_rules
 
 _LABEL_COUNTS = ("flows", "labelled", "unknown", "guessed", "ambiguous", "unmatched", "captures_unreadable")
 _WARNINGS_SHOWN = 5

@@ -19,7 +19,7 @@ from flowgauge.probe_bus import of_process, probe_bus
 from flowgauge.probe_processes import ProcessFailed, run_processes
 from flowgauge.probe_sources import other_sources
 from flowgauge.settings import Effective
-from flowgauge.wanted import flow_rules, probe_settings, wanted_columns
+from flowgauge.wanted import probe_settings, wanted_columns
 from flowgauge.workers import log_to_stderr
 from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
@@ -36,6 +36,7 @@ from producers.spool.config import SpoolSettings
 from schemas.errors import FlowgaugeError, SettingsError
 from schemas.topics import PACKETS, PACKETS_FIELDS, PAYLOADS, TELEMETRY_COST
 from streams.config import StreamsSettings
+from streams.flow_rules import flow_rules
 
 log = logging.getLogger(LOGGER)
 _HEADERS_OCTETS = 256

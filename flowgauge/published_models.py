@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from flowgauge.framing import start_framing
 from flowgauge.settings import Effective
 from models.flow.bundle import CASCADES as CASCADE_KIND
 from models.flow.bundle import open_cascade
+from models.flow.card import CascadeCard
 from models.flow.config import CascadeSettings
 from models.packet.announce import Announcement, AnnouncementReader, announce
+from models.packet.card import ModelCard
 from models.packet.config import PacketModelSettings
 from models.packet.errors import ModelError
 from models.packet.library import PACKET_MODELS as PACKET_KIND
@@ -37,10 +39,19 @@ class Published:
     """Returns the setting that names the library."""
     try_out: Callable[[Path], object]
     """Raises ModelError for a folder that cannot be used."""
+    bulk: Callable[[ModelCard], dict[str, Any]] = lambda card: {}
+    """Returns what of a card is not for people, as pydantic's ``exclude`` takes it."""
 
     def library(self, effective: Effective) -> Library | StoredLibrary:
         """Return the library; raises SettingsError for a URL that cannot be used."""
         return open_library(self.where(effective), self.kind)
+
+
+def _bulk(card: ModelCard) -> dict[str, Any]:
+    """Return what only the worker reads of a cascade, with the names of octets."""
+    tiers = card.tiers if isinstance(card, CascadeCard) else ()
+    octets = {i: {"columns": True} for i, tier in enumerate(tiers) if tier.kind == "packet"}
+    return {"input": True, "unknown": True, "reference": True, "tiers": octets}
 
 
 PACKET_MODELS = Published(
@@ -54,6 +65,7 @@ CASCADES = Published(
     CASCADE_KIND,
     lambda effective: effective.get("cascade", CascadeSettings).library,
     open_cascade,
+    _bulk,
 )
 
 
@@ -78,11 +90,11 @@ def publish(of: Published, folder: Path, effective: Effective, as_json: bool) ->
     return 0
 
 
-def show_card(of: Published, title: str, effective: Effective, leave_out: Collection[str] = ()) -> int:
+def show_card(of: Published, title: str, effective: Effective) -> int:
     """Print the card of a published model, as JSON; raises ModelError where there is none."""
     library = of.library(effective)
     card = library.card(*version_of(library, title))
-    told = card.model_dump(mode="json", exclude=set(leave_out))
+    told = card.model_dump(mode="json", exclude=of.bulk(card))
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     return 0
 

@@ -11,13 +11,14 @@ from flowgauge.interrupt import stopping
 from flowgauge.messages import duration, short
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
-from flowgauge.wanted import flow_rules, replay_settings, wanted_columns
+from flowgauge.wanted import replay_settings, wanted_columns
 from producers.config import BusSettings, PayloadSettings
 from producers.privacy.config import PrivacySettings
 from producers.probes import ProbeSpec
 from producers.replay import ReplayFailed, ReplayOptions, run_replay
 from producers.summary import ReplaySummary
 from streams.config import StreamsSettings
+from streams.flow_rules import flow_rules
 
 
 def run(

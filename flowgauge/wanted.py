@@ -7,7 +7,6 @@ import socket
 
 from flowgauge.settings import Effective
 from producers.config import PacketsSettings, ReplaySettings
-from producers.payloads.sampler import FlowRules
 from producers.probe.config import ProbeSettings
 from schemas.packets import Extra
 from streams.codegen import needed_columns, resolve
@@ -42,13 +41,3 @@ def probe_settings(effective: Effective) -> ProbeSettings:
 
 def _has_services(effective: Effective) -> bool:
     return bool(effective.get("streams", StreamsSettings).services)
-
-
-def flow_rules(streams: StreamsSettings) -> FlowRules:
-    """Return when the flows agent ends flows, as the payload sampler takes it."""
-    return FlowRules(
-        round(streams.idle_timeout_s * 1e9),
-        round(streams.active_timeout_s * 1e9),
-        round(streams.tcp_linger_s * 1e9),
-        round(streams.lateness_s * 1e9),
-    )

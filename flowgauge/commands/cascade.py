@@ -112,5 +112,4 @@ def show(
     from flowgauge.published_models import CASCADES, show_card
     from flowgauge.settings import load
 
-    effective = load(config, {"cascade.library": library}, settings or ())
-    return show_card(CASCADES, title, effective, leave_out=("input", "unknown", "reference"))
+    return show_card(CASCADES, title, load(config, {"cascade.library": library}, settings or ()))

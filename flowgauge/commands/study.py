@@ -10,6 +10,7 @@ import typer
 from flowgauge import options
 
 if TYPE_CHECKING:
+    from flowgauge.settings import Effective
     from models.flow.card import Method
     from models.flow.study.plan import Budget
 
@@ -204,6 +205,20 @@ def cascade(
             help="Tiers to take, such as random_forest@1,lightgbm@5. Default: those that come out best.",
         ),
     ] = None,
+    packet_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|NAME[/VERSION]",
+            help="Packet model that is tried as a tier, `packet@N`: exported, or published in packet_models.library.",
+        ),
+    ] = None,
+    packet_depths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help=f"Packets of a flow that it is asked about; {_Comma}. Default: those of --depths.",
+        ),
+    ] = None,
     wait: Annotated[
         float, typer.Option(min=0.01, max=3600, metavar="S", help="Longest that a flow is held, in s.")
     ] = 5.0,
@@ -234,6 +249,7 @@ def cascade(
     from models.flow.study.train import Settings
     from streams.config import StreamsSettings
 
+    effective = load(config, {}, settings or ())
     plan = Plan(
         models=_split(models),
         representations=tuple(name.partition("/")[0] for name in _split(representations)),
@@ -249,12 +265,21 @@ def cascade(
         unknown_below=unknown_below,
         name=name,
         version=version,
+        packet_model=_packet_model(packet_model, effective) if packet_model else None,
+        packet_depths=_numbers("--packet-depths", packet_depths or ""),
     )
     # A class needs a group to learn from, one to tune on and one to test on; days of a class are few.
     usual = 1 if split == "flow" else 3 if is_captures(dataset) else 2
     groups = usual if min_groups is None else min_groups
-    streams = load(config, {}, settings or ()).get("streams", StreamsSettings)
+    streams = effective.get("streams", StreamsSettings)
     return study(dataset, labels, output, plan, streams, min_flows, groups, as_json)
+
+
+def _packet_model(text: str, effective: Effective) -> Path:
+    """Return the folder of a packet model: this one, or a published one's; raises ModelError."""
+    from flowgauge.published_models import PACKET_MODELS
+
+    return Path(text) if Path(text).is_dir() else PACKET_MODELS.library(effective).find(text)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from models.flow import octets
 from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.late import LateLabels
@@ -18,7 +19,7 @@ from models.flow.resume import Resumer
 from models.flow.server import CascadeServer, Said
 from models.flow.settling import warm_up
 from models.flow.table import HELD
-from models.flow.work import Arrived
+from models.flow.work import Arrived, ArrivedPayloads
 from models.packet.live import Change, LiveModels
 from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
@@ -28,7 +29,8 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import decode_feature_batch
 from schemas.flow_key import parse_flow_id
-from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from schemas.payloads import decode_payload_batch
+from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
 
@@ -42,20 +44,22 @@ _DRIFT_EVERY_S = 60.0
 
 def input_topics(cascade: Cascade) -> tuple[str, ...]:
     """Return the plain names of the topics that a cascade needs, the one its flows are met on first; and labels."""
-    names = [f"features.{tier.representation}" for tier in cascade.card.tiers]
+    names = [octets.topic_of(tier.representation) for tier in cascade.card.tiers]
     return (*dict.fromkeys(names), LABELS)
 
 
-def _warm_up(tiers: int, name: str, partitions: int) -> None:
+def _warm_up(tiers: int, name: str, partitions: int, topics: Sequence[str]) -> None:
     """Have what is compiled for a first message compiled, or loaded, before one waits."""
     features.warm_up()
     warm_up(tiers)
+    if PAYLOADS in topics:
+        octets.warm_up()
     none = Names([""])
     Publisher(name, none, none, partitions).items(np.zeros(2, HELD), True, (), "", 0)
 
 
 class CascadeAgent:
-    """Handler of ``features.…`` and ``labels``: one cascade for all partitions in hand.
+    """Handler of ``features.…``, ``payloads`` and ``labels``: one cascade for all partitions in hand.
 
     What a fetch brought is answered at one stroke. Before a commit the flows that wait go to ``flows.state``, so that a
     worker that is killed leaves none without its final answer.
@@ -84,7 +88,7 @@ class CascadeAgent:
         self._resumer = Resumer(settings.group, bus, sink, self.topics, self.totals)
         self._late = self._new_labels()
         self._meter = StageMeter(STAGE, "rows", detail=settings.name)
-        self._arrived: list[tuple[Message, Arrived]] = []
+        self._arrived: list[tuple[Message, Arrived | ArrivedPayloads]] = []
         self._labels: list[tuple[int, str]] = []
         self._told: Counter[str] = Counter()
         self._gauges: set[str] = set()
@@ -92,7 +96,7 @@ class CascadeAgent:
         self._next_drift_s = 0.0
         self._eased = False
         self._tell_problems()
-        _warm_up(len(cascade.card.tiers), settings.name, bus.partitions)
+        _warm_up(len(cascade.card.tiers), settings.name, bus.partitions, self.topics)
 
     @property
     def meter(self) -> StageMeter:
@@ -120,13 +124,21 @@ class CascadeAgent:
             if message.topic == LABELS:
                 self._take_label(decode("Label", message.value))
                 return
-            batch = decode_feature_batch(message.value)
+            self._take_rows(message, message.value, received_ns)
         except CodecError as error:
             self._set_aside(message, str(error))
-            return
-        self._meter.items_in += batch.rows
-        self._meter.count(f"rows_in_{batch.representation}", batch.rows)
-        self._arrived.append((message, Arrived(batch, message.partition, received_ns)))
+
+    def _take_rows(self, message: Message, data: bytes, received_ns: int) -> None:
+        arrived: Arrived | ArrivedPayloads
+        if message.topic == PAYLOADS:
+            arrived = ArrivedPayloads(decode_payload_batch(data), message.partition, received_ns)
+            representation = octets.REPRESENTATION
+        else:
+            arrived = Arrived(decode_feature_batch(data), message.partition, received_ns)
+            representation = arrived.batch.representation
+        self._meter.items_in += arrived.batch.rows
+        self._meter.count(f"rows_in_{representation}", arrived.batch.rows)
+        self._arrived.append((message, arrived))
 
     def _take_label(self, label: Mapping[str, str]) -> None:
         try:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.flow.errors import CascadeError
 from models.packet.card import ModelCard
+from schemas.payloads import FIRST_OCTETS
+from schemas.topics import PAYLOADS
 
 CASCADE_FILE = "cascade.json"
 DEPTHS = (1, 2, 3, 5, 10)
@@ -86,6 +88,16 @@ class TierCard(_Part):
     calibration: Calibration = Calibration()
     scores: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _octets_fit(self) -> Self:
+        if (self.kind == "packet") != (self.representation == PAYLOADS):
+            raise ValueError(
+                f"tier {self.name}: packet models, and no others, answer the representation {PAYLOADS}"
+            )
+        if self.kind == "packet" and len(self.columns) != FIRST_OCTETS:
+            raise ValueError(f"tier {self.name}: a packet model takes {FIRST_OCTETS} octets")
+        return self
 
 
 class Ladder(_Part):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.flow.card import CascadeCard, Thresholds, check_thresholds
 from models.flow.errors import CascadeError
-from models.flow.tiers import Tier
+from models.flow.tiers import Matrix, Tier
 from models.flow.unknown import Scorer
 
 
@@ -57,7 +57,7 @@ class Cascade:
         """Return the share of each tier's flows, but the last's, that the thresholds in use were tuned to let on."""
         return self._shares
 
-    def answer(self, tier: int, rows: NDArray[np.float32]) -> Answer:
+    def answer(self, tier: int, rows: Matrix) -> Answer:
         """Return what a tier says.
 
         Args:

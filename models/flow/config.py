@@ -46,6 +46,13 @@ class CascadeSettings(WorkerSettings):
         description="Most flows of a partition that wait for further packets, in flows; beyond, the fast answer is "
         "final at once.",
     )
+    max_ahead_bytes: int = Field(
+        default=1 << 27,
+        ge=1 << 16,
+        le=1 << 40,
+        description="Most memory for rows that come before their flow waits for them, as payloads do, in octets; "
+        "beyond, the oldest are dropped, and counted.",
+    )
     max_flows: int = Field(
         default=1 << 18,
         ge=16,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.flow.card import CascadeCard, Reference
 from models.flow.cascade import Answer
+from models.flow.tiers import Matrix
 
 _LEAST_SHARE = 1e-4
 """Of a bin: one that is empty on one side would make the index infinite."""
@@ -48,11 +49,13 @@ class _TierWatch:
         for h, begin in zip(self.histograms, self._begins.tolist(), strict=False):
             self._edges[begin : begin + len(h.edges)] = h.edges
 
-    def add(self, rows: NDArray[np.float32], answer: Answer, step: int) -> None:
+    def add(self, rows: Matrix, answer: Answer, step: int) -> None:
         """Count every ``step``-th row, (rows, columns), and the answer to it."""
+        # Rows of which no column is looked at may be of any type; the counting is compiled for one.
+        given = rows if self.inputs else rows[:, :0]
         self.rows += int(
             _count(
-                np.ascontiguousarray(rows), answer.confidence, answer.classes, step,
+                np.ascontiguousarray(given, np.float32), answer.confidence, answer.classes, step,
                 self._columns, self._begins, self._edges, self.counts, self.answers,
             )
         )  # fmt: skip
@@ -110,7 +113,7 @@ class DriftWatch:
             for reference, tier in zip(card.reference, card.tiers, strict=False)
         ]
 
-    def on_answers(self, tier: int, answer: Answer, rows: NDArray[np.float32]) -> None:
+    def on_answers(self, tier: int, answer: Answer, rows: Matrix) -> None:
         """Look at some of the rows, (rows, columns of the tier), and the answers to them."""
         if not self._rows or tier >= len(self._tiers) or not len(rows):
             return

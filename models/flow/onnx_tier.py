@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from models.flow.card import TierCard
 from models.flow.errors import CascadeError
-from models.flow.tiers import Tier
+from models.flow.tiers import Matrix, Tier
 from models.packet.errors import ModelError
 from models.packet.runtime import SCALE, new_session
 from models.packet.weights import unusable_weights
+
+_MOST_PACKETS = 256
+"""Packets in one run: more at once need more memory, and are no faster."""
 
 
 class OnnxTier(Tier):
@@ -44,7 +47,7 @@ class OnnxTier(Tier):
             raise CascadeError(f"it takes {shape[1]} columns, the cascade has {len(card.columns)} for it")
         self._input, self._outputs = inputs[0].name, [outputs[-1].name]
 
-    def _probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         rows = np.ascontiguousarray(rows, np.float32)
         out: NDArray[np.float32] = self._session.run(self._outputs, {self._input: rows})[0]
         return out
@@ -55,8 +58,17 @@ class PacketTier(OnnxTier):
 
     _TYPES = ("tensor(float)", "tensor(uint8)")
 
-    def _probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _prepared(self, rows: Matrix) -> NDArray[np.uint8]:
+        if rows.dtype == np.uint8:
+            return np.ascontiguousarray(rows, np.uint8)
+        return super()._prepared(rows).clip(0, 255).astype(np.uint8)
+
+    def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        parts = (rows[i : i + _MOST_PACKETS] for i in range(0, len(rows), _MOST_PACKETS))
+        return np.concatenate([self._run(part) for part in parts])
+
+    def _run(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
         # Divided, as the training does it.
-        given = rows / SCALE if self.dtype == "tensor(float)" else rows.clip(0, 255).astype(np.uint8)
+        given = np.divide(rows, SCALE, dtype=np.float32) if self.dtype == "tensor(float)" else rows
         out: NDArray[np.float32] = self._session.run(self._outputs, {self._input: given})[0]
         return out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +21,13 @@ from models.flow.cascade import Answer, Cascade
 from models.flow.config import CascadeSettings
 from models.flow.drift import DriftWatch
 from models.flow.errors import CascadeError
+from models.flow.octets import REPRESENTATION, rows_of
 from models.flow.records import Names
 from models.flow.settling import end_flows, give_up, meet, ready, settle, tally
 from models.flow.state import Waiting
 from models.flow.table import HELD, NOTHING, Places, Rows
 from models.flow.waiting import WaitingFlows
-from models.flow.work import Arrived, Indexes, Sources, Work, gather, groups
+from models.flow.work import Arrived, ArrivedPayloads, Indexes, Sources, Work, gather, groups
 from schemas.features import FeatureBatch
 
 log = logging.getLogger("flowgauge")
@@ -76,10 +77,11 @@ class CascadeServer:
         for tier in tiers:
             before = self._depths.get(tier.representation, ())
             self._depths[tier.representation] = tuple(sorted({*before, tier.depth}))
+        self._first_is_octets = tiers[0].representation == REPRESENTATION
         self._sources = Sources()
         self._columns: dict[tuple[int, int], NDArray[np.intp] | None] = {}
         self._told: set[tuple[int, str]] = set()
-        self._ahead = RowsAhead(self._sources)
+        self._ahead = RowsAhead(self._sources, self.settings.max_ahead_bytes)
         self._later: list[Work] = []
         settings = self.settings
         self.drift = DriftWatch(cascade.card, settings.drift_rows, settings.drift_limit, self.counts)
@@ -95,7 +97,7 @@ class CascadeServer:
     @property
     def state_bytes(self) -> int:
         """Return the memory that flows take."""
-        return sum(table.state_bytes for table in self.tables.values())
+        return sum(table.state_bytes for table in self.tables.values()) + self._ahead.nbytes
 
     def table(self, partition: int) -> WaitingFlows:
         """Return the flows of a partition."""
@@ -173,11 +175,11 @@ class CascadeServer:
         """Forget all flows: their partitions are another's."""
         self.tables.clear()
         self._watermarks.clear()
-        self._ahead = RowsAhead(self._sources)
+        self._ahead = RowsAhead(self._sources, self.settings.max_ahead_bytes)
 
-    def take(self, arrived: Sequence[Arrived]) -> list[Said]:
+    def take(self, arrived: Sequence[Arrived | ArrivedPayloads]) -> list[Said]:
         """Answer what can be answered on these rows, and give up what has waited long enough."""
-        for group in groups(arrived, self.settings.max_batch):
+        for group in groups(self._as_rows(arrived), self.settings.max_batch):
             work = self._gather(group)
             if len(work.rows):
                 self._meet(work)
@@ -188,15 +190,25 @@ class CascadeServer:
                 self._answer(later)
         return [*self._taken(), *self.due()]
 
+    def _as_rows(self, arrived: Sequence[Arrived | ArrivedPayloads]) -> Iterator[Arrived]:
+        """Yield messages of rows, those made of payloads first: no flow is to end before they are seen."""
+        numbers = self._depths.get(REPRESENTATION, ())
+        for one in arrived:
+            if isinstance(one, ArrivedPayloads):
+                yield Arrived(rows_of(one.batch, numbers), one.partition, one.received_ns)
+        yield from (one for one in arrived if isinstance(one, Arrived))
+
     def due(self) -> list[Said]:
         """Return final answers to flows whose wait is over."""
         now_ns = self._clock()
         for number, table in self.tables.items():
             self._give_up_held(table, table.due(self._watermarks[number], now_ns), "timeout")
         self._ahead.forget(now_ns)
-        if self._ahead.forgotten:
-            self.counts["rows_without_flow"] += self._ahead.forgotten
-            self._ahead.forgotten = 0
+        ahead = self._ahead
+        for name, count in (("rows_without_flow", ahead.forgotten), ("rows_dropped_ahead", ahead.dropped)):
+            if count:
+                self.counts[name] += count
+        ahead.forgotten = ahead.dropped = 0
         return self._taken()
 
     def _taken(self) -> list[Said]:
@@ -221,7 +233,8 @@ class CascadeServer:
 
     def _note_time(self, partition: int, probe: int, batch: FeatureBatch) -> None:
         known = self._note_probes(partition)
-        if batch.rows:
+        # Payloads come straight from the probe: by their time, flows would not be waited for that are still on the way.
+        if batch.rows and (batch.representation != REPRESENTATION or self._first_is_octets):
             known[probe] = max(int(known[probe]), int(batch.columns["end_ns"].max()))
 
     def _answer(self, work: Work) -> None:
@@ -385,6 +398,8 @@ class CascadeServer:
         self.counts["final"] += len(rows)
         self.counts["unknown"] += unknown
         self.counts["without_answer"] += nothing
+        if self._ahead.rows:
+            self._ahead.answered(rows["flow_id"].tolist())
         self._out.append(Said(rows, True, at_once))
 
     def _give_up(self, rows: Rows, why: str) -> None:

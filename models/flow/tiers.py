@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from models.flow.card import TierCard, read_file
 from models.flow.errors import CascadeError
 
+Matrix = NDArray[Any]
+"""(rows, columns), float32; uint8 where they are octets."""
 MOST_MODEL_BYTES = 512 << 20
 _SMOKE_ROWS = 8
 _SUM_TOLERANCE = 1e-3
@@ -42,11 +45,11 @@ class Tier(ABC):
         """Return the names of the features that the tier takes, in its order."""
         return self.card.columns
 
-    def probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def probabilities(self, rows: Matrix) -> NDArray[np.float32]:
         """Return the probability of each class of the cascade, (rows, classes), for (rows, columns)."""
         if not len(rows):
             return np.zeros((0, self._classes), np.float32)
-        found = self._probabilities(_finite(rows))
+        found = self._probabilities(self._prepared(rows))
         if self._places is None:
             return found
         # A class that the model does not know is never its answer.
@@ -54,8 +57,12 @@ class Tier(ABC):
         out[:, self._places] = found
         return out
 
+    def _prepared(self, rows: Matrix) -> NDArray[Any]:
+        """Return the rows as the model takes them, without NaN."""
+        return _finite(np.asarray(rows, np.float32))
+
     @abstractmethod
-    def _probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Return the probability of each class of the model for rows without NaN."""
 
     def places(self, names: Sequence[str]) -> NDArray[np.intp]:

@@ -59,7 +59,7 @@ class Scorer:
         self.limit = np.float32(unknown.limit)
         self.floor = np.float32(unknown.confidence_floor)
 
-    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the score of each row, (rows,): about 1 for what is usual, up to ``MOST``; 0 if none are judged."""
         out = np.zeros(len(rows), np.float32)
         if len(self._centre):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,16 +12,26 @@ from numpy.typing import NDArray
 
 from models.flow.records import Names, fill_rows
 from models.flow.table import HELD, Places, Rows
+from models.flow.tiers import Matrix
 from schemas.features import FeatureBatch
+from schemas.payloads import PayloadBatch
 
 Indexes = NDArray[np.intp]
-Matrix = NDArray[np.float32]
 
 
 class Arrived(NamedTuple):
     """A message of features."""
 
     batch: FeatureBatch
+    partition: int
+    received_ns: int
+    """Wall clock."""
+
+
+class ArrivedPayloads(NamedTuple):
+    """A message of payloads."""
+
+    batch: PayloadBatch
     partition: int
     received_ns: int
     """Wall clock."""
@@ -81,7 +91,7 @@ class Work:
         return self.features[source][self.at[where]]
 
 
-def groups(arrived: Sequence[Arrived], most: int) -> Iterator[list[Arrived]]:
+def groups(arrived: Iterable[Arrived], most: int) -> Iterator[list[Arrived]]:
     """Yield messages in groups of ``most`` rows, or of one message."""
     group: list[Arrived] = []
     rows = 0

@@ -69,9 +69,9 @@ class Rows:
     def flows(self) -> list[dict[str, Any]]:
         """What the records of a flow share, for each row of the flow directory."""
         columns = self.batch.columns
-        turned = columns["first_direction"] == 1
-        source, destination = _turned(columns["address_a"], columns["address_b"], turned)
-        source_port, destination_port = _turned(columns["port_a"], columns["port_b"], turned)
+        is_turned = columns["first_direction"] == 1
+        source, destination = turned(columns["address_a"], columns["address_b"], is_turned)
+        source_port, destination_port = turned(columns["port_a"], columns["port_b"], is_turned)
         return [
             {
                 "flow_id": f"{flow_id:016x}",
@@ -168,7 +168,7 @@ class Rows:
         }
 
 
-def _turned(a: Array, b: Array, turned: Array) -> tuple[Array, Array]:
-    """Return (source, destination) of endpoints a and b: where ``turned``, b is the source."""
-    where = turned.reshape(-1, *[1] * (a.ndim - 1))
+def turned(a: Array, b: Array, is_turned: Array) -> tuple[Array, Array]:
+    """Return (source, destination) of endpoints a and b: where ``is_turned``, b is the source."""
+    where = is_turned.reshape(-1, *[1] * (a.ndim - 1))
     return np.where(where, b, a), np.where(where, a, b)

@@ -44,6 +44,12 @@ def test_workers_may_use_what_they_touch_and_no_more(effective: Effective) -> No
     ]
 
 
+def test_a_cascade_may_read_payloads_where_the_settings_have_them_sent() -> None:
+    given = ["bus.topic_prefix=x.", "payloads.mode=first"]
+    found = roles(load(Path("/dev/null"), assignments=given, environment={}))
+    assert "x.payloads" in topics(found["cascade"], "Read")
+
+
 def test_what_two_roles_of_one_account_share_is_asked_for_once(
     effective: Effective, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,15 @@ import numpy as np
 from numba.core.errors import NumbaExperimentalFeatureWarning
 from numpy.typing import NDArray
 
+from models.flow.octets import REPRESENTATION as OCTETS
 from models.flow.study.data import NEVER_US, FlowData, Rows, choose_classes
+from models.flow.study.packet import payload_rows
 from models.packet.build import PROBE
 from producers.sources.capture import open_capture
 from schemas.errors import InputError
 from schemas.features import FeatureBatch
 from streams.config import RepresentationSettings, StreamsSettings
+from streams.flow_rules import flow_rules
 from streams.offline import Offline
 
 REPRESENTATIONS: dict[str, tuple[str, ...]] = {
@@ -50,6 +53,7 @@ def _settings(
             name=f"{name}_{depth}", kind="early", features=REPRESENTATIONS[name], depth=depth
         )
         for name, depth in wanted
+        if name != OCTETS
     ]
     # When each packet came: from rows that hold nothing else.
     made += [
@@ -92,6 +96,17 @@ class _Collected:
         self.columns[key] = batch.feature_names
         self.parts[key].append((numbers[here], values))
 
+    def take_octets(
+        self, batch: FeatureBatch, number_of: Callable[[NDArray[Any]], NDArray[np.int64]]
+    ) -> None:
+        """Take the payloads, a packet a row, of flows that have numbers."""
+        numbers, depth = number_of(batch.columns["flow_id"]), batch.columns["depth"]
+        for key in self.parts:
+            here = (depth == key[1]) & (numbers >= 0)
+            if key[0] == OCTETS and here.any():
+                self.columns[key] = batch.feature_names
+                self.parts[key].append((numbers[here], batch.columns["features"][here]))
+
     def joined(self, key: tuple[str, int]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return flow numbers, rising, and values; one row a flow."""
         parts = self.parts[key]
@@ -119,7 +134,7 @@ def from_captures(
         name: of the data.
         captures: with their labels.
         settings: when flows end.
-        wanted: names out of ``REPRESENTATIONS``, each with a depth in packets.
+        wanted: names out of ``REPRESENTATIONS``, or ``payloads``, each with a depth in packets.
         least_flows: a class with fewer is left out.
         least_groups: so is one of fewer groups.
         on_capture: told how many captures are through.
@@ -135,6 +150,7 @@ def from_captures(
         offline = Offline(own, 1, PROBE)
     labels: list[str] = []
     groups: list[str] = []
+    octets = [depth for name, depth in wanted if name == OCTETS]
     for done, capture in enumerate(captures):
         on_capture(done)
         if stop():
@@ -157,9 +173,16 @@ def from_captures(
 
         for batch in _batches(offline, capture.path):
             collected.take(batch, number_of)
+        if octets:
+            for batch in payload_rows(capture.path, octets, flow_rules(settings)):
+                collected.take_octets(batch, lambda ids, seen=seen: _known(seen, ids))  # type: ignore[misc]
     if not labels:
         raise InputError(f"{name}: no label fits a flow of the captures, so there is nothing to learn from")
     return _flow_data(name, collected, labels, groups, wanted, least_flows, least_groups)
+
+
+def _known(seen: Mapping[int, int], ids: NDArray[Any]) -> NDArray[np.int64]:
+    return np.array([seen.get(flow_id, -1) for flow_id in ids.tolist()], np.int64)
 
 
 def _batches(offline: Offline, path: str) -> Iterator[FeatureBatch]:
@@ -204,7 +227,7 @@ def _flow_data(
         group_word="capture",
         reached_us=reached,
         rows=rows,
-        features={name: REPRESENTATIONS[name] for name, _ in wanted},
+        features={name: REPRESENTATIONS[name] for name, _ in wanted if name != OCTETS},
         notes=tuple(notes),
         about={"captures": len({Path(group).name for group in groups}), "flows_labelled": len(labels)},
     )

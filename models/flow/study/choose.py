@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.flow.card import Calibration, Method
 from models.flow.study.data import NEVER_US, FlowData
+from models.flow.study.packet import KIND
 from models.flow.study.points import Point, tier_name
 from models.flow.study.splits import Part
 from models.flow.study.tune import Tuned, calibrate, tune
@@ -124,7 +125,8 @@ def candidates(data: FlowData, f1: Mapping[Model, float], row_us: Mapping[Model,
     """Return chains worth judging: for each depth the best models and the cheapest, paired, shallow before deep.
 
     Where some flows are too short for the fast model, a chain begins with a model on packet 1; where some are too
-    short for the slow one, a model between the two may answer them.
+    short for the slow one, a model between the two may answer them. A packet model never begins one: not every flow has
+    a payload in packet 1.
 
     Args:
         data: the flows.
@@ -136,15 +138,20 @@ def candidates(data: FlowData, f1: Mapping[Model, float], row_us: Mapping[Model,
         mine = sorted((model for model in f1 if model[1] == depth), key=lambda model: -f1[model])
         cheapest = min(mine, key=lambda model: row_us[model])
         some[depth] = list(dict.fromkeys([*mine[:_KEPT_PER_DEPTH], cheapest]))
-    entry = min(some)
-    first = max(some[entry], key=lambda model: f1[model])
+    usual = [model for model in f1 if model[2] != KIND]
+    if not usual:
+        return []
+    entry = min(model[1] for model in usual)
+    first = max((model for model in usual if model[1] == entry), key=lambda model: f1[model])
     chains = []
-    for fast_depth in some:
-        if data.reached(fast_depth).mean() < _LEAST_REACHED:
-            # Not a fast tier: the model before it would answer most of the flows that it should.
-            continue
-        needs_entry = fast_depth > entry and not data.reached(fast_depth).all()
+    for fast_depth in (depth for depth in some if depth >= entry):
         for fast in some[fast_depth]:
+            is_octets = fast[2] == KIND
+            has = data.covered(*fast[:2]) if is_octets else data.reached(fast_depth)
+            if has.mean() < _LEAST_REACHED:
+                # Not a fast tier: the model before it would answer most of the flows that it should.
+                continue
+            needs_entry = is_octets or (fast_depth > entry and not has.all())
             for slow_depth in some:
                 for slow in some[slow_depth]:
                     if slow_depth > fast_depth or (

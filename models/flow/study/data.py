@@ -31,11 +31,15 @@ class Rows:
     flows: NDArray[np.int64]
     """(rows,) which flow each row is of, rising."""
     values: NDArray[Any]
-    """(rows, columns), float32 or int8."""
+    """(rows, columns), float32 or int8; octets, uint8."""
 
-    def take(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the values of the rows whose flows are chosen, (rows, columns), by a mask over all flows."""
-        return self.values[chosen[self.flows]].astype(np.float32)
+    def take(self, chosen: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return the values of the rows whose flows are chosen, (rows, columns), by a mask over all flows.
+
+        Octets, uint8, stay what they are: as float32 they would take four times the memory.
+        """
+        values: NDArray[Any] = self.values[chosen[self.flows]]
+        return values if values.dtype == np.uint8 else values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ class FlowData:
         """Return which flows reached a depth within a time, (flows,)."""
         at = self.reached_us[depth]
         return (at >= 0) & (at <= wait_s * 1e6)
+
+    def covered(self, representation: str, depth: int) -> NDArray[np.bool_]:
+        """Return which flows have a row, (flows,): not all of those that reach a depth have a payload there."""
+        out = np.zeros(self.flows, np.bool_)
+        out[self.rows[representation, depth].flows] = True
+        return out
 
     def split(self, by: str, seed: int) -> NDArray[np.uint8]:
         """Return the part of each flow, (flows,): see ``models.flow.study.splits``."""

@@ -19,10 +19,14 @@ from models.flow.card import (
     Reference,
     Thresholds,
     TierCard,
+    Unknown,
     tiers_digest,
 )
+from models.flow.octets import REPRESENTATION as OCTETS
 from models.flow.study.choose import Model1
 from models.flow.study.data import FlowData
+from models.flow.study.packet import KIND
+from models.flow.study.plan import Plan
 from models.flow.study.points import read_model
 from models.flow.study.results import Result, settle_shares, summary, tuned_of
 from models.flow.study.run import POINTS, Split, Study
@@ -64,7 +68,7 @@ def write(study: Study, folder: Path, found: Sequence[Result]) -> Path:
         classes=study.data.classes,
         tiers=tiers,
         thresholds=thresholds[study.plan.method],
-        unknown=tuple(unknown.fit(train, tune, study.plan.unknown_below) for train, tune in rows),
+        unknown=tuple(_unknown(model, *each, study.plan) for model, each in zip(models, rows, strict=True)),
         reference=_references(study, split, thresholds[study.plan.method], rows),
         wait_s=study.plan.wait_s,
         data={"name": study.data.name, "flows": study.data.flows, **study.data.about},
@@ -95,8 +99,15 @@ def _tier(model: Model1) -> TierCard:
             "tune_loss": point.tune_loss,
             "rows": point.rows,
             "note": point.note,
+            **({"model": point.model} if point.model else {}),
         },
     )
+
+
+def _unknown(model: Model1, train: NDArray[Any], tune: NDArray[Any], plan: Plan) -> Unknown:
+    if model.point.key.kind == KIND:  # octets have no centre from which another one would be far
+        return Unknown(confidence_floor=plan.unknown_below)
+    return unknown.fit(train, tune, plan.unknown_below)
 
 
 def _thresholds(study: Study, split: Split, tiers: tuple[TierCard, ...], method: Method) -> Thresholds:
@@ -113,9 +124,7 @@ def _thresholds(study: Study, split: Split, tiers: tuple[TierCard, ...], method:
     )
 
 
-def _rows(
-    data: FlowData, part: NDArray[np.uint8], model: Model1
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _rows(data: FlowData, part: NDArray[np.uint8], model: Model1) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the rows that a tier learned from, and those it was tuned on, in its columns."""
     key = model.point.key
     rows = data.rows[key.representation, key.depth]
@@ -128,7 +137,7 @@ def _references(
     study: Study,
     split: Split,
     thresholds: Thresholds,
-    rows: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    rows: Sequence[tuple[NDArray[Any], NDArray[Any]]],
 ) -> tuple[Reference, ...]:
     """Return for each tier what the TUNE flows that come to it look like."""
     asked, _ = tuned_of(study, split, thresholds.method)
@@ -138,18 +147,18 @@ def _references(
     tuning = np.flatnonzero(split.part == Part.TUNE)
     for tier, model in enumerate(study.chosen.chain.models):
         comes = asked.sees(tier) & (done.escalated[tier - 1] if tier else np.ones(len(tuning), np.bool_))
-        representation, depth, _ = model
+        representation, depth, kind = model
         flows = study.data.rows[representation, depth].flows
         has_row = np.isin(flows, tuning)
         here = comes[np.searchsorted(tuning, flows[has_row])]
-        out.append(
-            _reference(rows[tier][1][here], split.models[model].point.columns, asked, tier, comes, study.data)
-        )
+        # Of octets no single one tells whether traffic is another now.
+        columns = () if kind == KIND else split.models[model].point.columns
+        out.append(_reference(rows[tier][1][here], columns, asked, tier, comes, study.data))
     return tuple(out)
 
 
 def _reference(
-    rows: NDArray[np.float32],
+    rows: NDArray[Any],
     columns: tuple[str, ...],
     asked: Asked,
     tier: int,
@@ -180,20 +189,34 @@ def _binned(name: str, values: NDArray[np.float32], edges: tuple[float, ...]) ->
 
 
 def settings_toml(data: FlowData, card: CascadeCard) -> str:
-    """Return settings by which the flows agent makes the rows that the tiers take."""
+    """Return settings by which the flows agent makes, and the probe sends, the rows that the tiers take."""
     lines = [
         f"# Serves the cascade {card.title}: {' → '.join(tier.name for tier in card.tiers)}.",
         "# Its representations; add those that other models need.",
         "",
     ]
+    octets = [tier.depth for tier in card.tiers if tier.representation == OCTETS]
+    if octets:
+        lines += [
+            "# For probes and replays.",
+            "[payloads]",
+            'mode = "first"',
+            f"first_packets = {max(octets)}",
+            "",
+        ]
+    # Of a flow that ends before a packet whose payload is waited for, a row of features tells.
+    ends = {card.tiers[0].representation: octets}
     for name in dict.fromkeys(tier.representation for tier in card.tiers):
-        depths = sorted({tier.depth for tier in card.tiers if tier.representation == name})
+        if name == OCTETS:
+            continue
+        depths = {tier.depth for tier in card.tiers if tier.representation == name}
+        depths |= {depth for depth in ends.get(name, ()) if depth > max(depths)}
         lines += [
             "[[streams.representations]]",
             f'name = "{name}"',
             'kind = "early"',
             f"features = {_array(data.features[name])}",
-            f"depths = {depths}",
+            f"depths = {sorted(depths)}",
             "ends = true",
             "",
         ]

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.flow.card import DEPTHS, Method
+from models.flow.octets import REPRESENTATION
 from models.flow.study.data import FlowData
+from models.flow.study.packet import KIND
 from models.flow.study.points import Key
 from models.flow.study.splits import SPLITS
 from models.flow.study.train import MODELS, USUAL_MODELS, Settings
 from models.packet.card import NAME_PATTERN
+from models.packet.library import ready_to_publish
 from models.packet.study.points import read_json, write_json
 from schemas.errors import SettingsError
 
@@ -58,25 +61,31 @@ class Plan:
     unknown_below: float = 0.1
     name: str = "flows"
     version: str = "1"
+    packet_model: Path | None = None
+    """Folder of a packet model that is tried as a tier."""
+    packet_depths: tuple[int, ...] = ()
+    """Packets of a flow that it is asked about; empty: ``depths``."""
 
     def keys(self) -> list[Key]:
-        """Return the trainings, split after split."""
+        """Return the trainings, split after split; a packet model is taken for trained."""
         return [
             Key(seed, representation, depth, kind)
             for seed in range(1, self.splits + 1)
             for representation, depth in self.wanted()
-            for kind in self.models
+            for kind in ((KIND,) if representation == REPRESENTATION else self.models)
         ]
 
     def wanted(self) -> list[tuple[str, int]]:
         """Return representations and depths."""
         most = dict(self.most_depth)
-        return [
+        wanted = [
             (representation, depth)
             for representation in self.representations
             for depth in self.depths
             if depth <= most.get(representation, depth)
         ]
+        octets = (self.packet_depths or self.depths) if self.packet_model is not None else ()
+        return wanted + [(REPRESENTATION, depth) for depth in octets]
 
 
 def checked(plan: Plan) -> Plan:
@@ -88,8 +97,11 @@ def checked(plan: Plan) -> Plan:
         raise SettingsError("a study needs a model, a depth and a representation at least")
     if plan.by not in SPLITS:
         raise SettingsError(f"--split {plan.by}: there is {', '.join(SPLITS)}")
-    if list(plan.depths) != sorted(set(plan.depths)) or not 1 <= plan.depths[0] <= plan.depths[-1] <= 64:
-        raise SettingsError(f"--depths {','.join(map(str, plan.depths))}: rising numbers from 1 to 64")
+    _check_depths("--depths", plan.depths)
+    if plan.packet_depths:
+        _check_depths("--packet-depths", plan.packet_depths)
+        if plan.packet_model is None:
+            raise SettingsError("--packet-depths: of which packet model? give --packet-model")
     for text in (plan.name, plan.version):
         if not re.match(NAME_PATTERN, text):
             raise SettingsError(
@@ -100,13 +112,18 @@ def checked(plan: Plan) -> Plan:
     return plan
 
 
+def _check_depths(option: str, depths: tuple[int, ...]) -> None:
+    if list(depths) != sorted(set(depths)) or not 1 <= depths[0] <= depths[-1] <= 64:
+        raise SettingsError(f"{option} {','.join(map(str, depths))}: rising numbers from 1 to 64")
+
+
 def settle(folder: Path, plan: Plan, data: FlowData) -> dict[str, Any]:
     """Write what the trainings are made of, or check that those in ``folder`` are made of the same.
 
     Raises:
         SettingsError: they were made of other data or by other settings.
     """
-    study = {
+    study: dict[str, Any] = {
         "version": 1,
         "dataset": data.name,
         "flows": data.flows,
@@ -115,6 +132,8 @@ def settle(folder: Path, plan: Plan, data: FlowData) -> dict[str, Any]:
         "split": plan.by,
         "training": asdict(plan.training),
     }
+    if plan.packet_model is not None:
+        study["packet_model"] = ready_to_publish(plan.packet_model)[0].sha256
     path = folder / STUDY_FILE
     if not path.exists():
         write_json(path, study)

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.flow.card import TierCard
+from models.flow.octets import REPRESENTATION
 from models.flow.study.data import FlowData
+from models.flow.study.packet import KIND, take_model
 from models.flow.study.splits import Part
 from models.flow.study.train import Settings, TooFew, Trained, train
 from models.flow.study.watch import Diverged, NoBetterThanMajority
@@ -55,9 +57,9 @@ class Key:
 
 
 def tier_name(model: tuple[str, int, str]) -> str:
-    """Return the name of a model as a tier: ``lightgbm@5``, with the representation where that is not ``early``."""
+    """Return the name of a model as a tier: ``lightgbm@5``, with the representation where that is not the usual one."""
     representation, depth, kind = model
-    return f"{kind}@{depth}" + ("" if representation == "early" else f".{representation}")
+    return f"{kind}@{depth}" + ("" if representation in ("early", REPRESENTATION) else f".{representation}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Point:
     train_loss: float = 0.0
     tune_loss: float = 0.0
     note: str = ""
+    model: str = ""
+    """``NAME/VERSION`` of a packet model that was taken as it is."""
     row_us: dict[str, float] = field(default_factory=dict)
     """Time per row on one thread, in us, by rows at once."""
     failure: str = ""
@@ -100,8 +104,9 @@ def make_point(
     key: Key,
     settings: Settings,
     stop: Callable[[], bool],
+    packet_model: Path | None = None,
 ) -> Point:
-    """Return a point: the one kept in ``folder``, else trained and kept there.
+    """Return a point: the one kept in ``folder``, else trained and kept there; a packet model is taken as it is.
 
     Raises:
         Interrupted: ``stop`` ended it.
@@ -110,7 +115,10 @@ def make_point(
     if path.exists():
         return read_point(path)
     try:
-        trained = train(data, part, key.kind, key.representation, key.depth, key.seed, settings, stop)
+        if packet_model is not None and key.kind == KIND:
+            trained = take_model(packet_model, data, part, key.depth)
+        else:
+            trained = train(data, part, key.kind, key.representation, key.depth, key.seed, settings, stop)
     except (TooFew, Diverged, NoBetterThanMajority) as error:
         point = Point(key, failure=str(error))
     else:
@@ -130,6 +138,7 @@ def _keep(folder: Path, data: FlowData, part: NDArray[np.uint8], key: Key, train
         trained.train_loss,
         trained.tune_loss,
         trained.note,
+        trained.model,
     )
     write_whole(folder / point.file, trained.data)
     tier = open_point(folder, point, len(data.classes))
@@ -148,11 +157,11 @@ def open_point(folder: Path, point: Point, classes: int) -> Tier:
     return open_tier(point.tier(file=point.file), folder, classes)
 
 
-def cost(tier: Tier, rows: NDArray[np.float32]) -> dict[str, float]:
+def cost(tier: Tier, rows: NDArray[Any]) -> dict[str, float]:
     """Return the time per row, in us, by rows at once: the best of a few spells."""
     found = {}
     for many in BATCHES:
-        given = np.resize(rows, (many, rows.shape[1])).astype(np.float32)
+        given = np.resize(rows, (many, rows.shape[1]))
         tier.probabilities(given)
         best = float("inf")
         for _ in range(_TRIES):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.flow.octets import REPRESENTATION as OCTETS
 from models.flow.study.choose import Chain, Judged, Model, asked_of, pareto
 from models.flow.study.data import FlowData
 from models.flow.study.points import BATCHES, tier_name
@@ -26,6 +27,7 @@ COLOURS = {
     "mlp": "#1f77b4",
     "cnn": "#9467bd",
     "river": "#ff7f0e",
+    "packet": "#e377c2",
     "per_class": "#d62728",
     "universal": "#1f77b4",
     "oracle": "#2ca02c",
@@ -35,6 +37,10 @@ COLOURS = {
     "slow": "#2ca02c",
 }
 _WORDS = {"per_class": "per class, by gain", "universal": "universal", "oracle": "oracle", "random": "random"}
+_TAKEN = (
+    "the packet model {} is taken as it is, `packet@N` asked about packet N, where it has a payload; flows that it "
+    "learned from elsewhere may be among the test flows"
+)
 _LEAST_MS = 1e-3
 _BEST_CHAINS = 8
 
@@ -83,6 +89,8 @@ def _head(study: Study) -> list[str]:
         if plan.by == "group"
         else "of flows at random: flows recorded together are on both sides"
     )
+    taken = dict.fromkeys(point.model for point in study.points if point.model)
+    notes = [*data.notes, *(_TAKEN.format(model) for model in taken)]
     return [
         f"# Study of cascades: {data.name}",
         "",
@@ -93,8 +101,8 @@ def _head(study: Study) -> list[str]:
         "reaches, and a flow without an answer would count as wrong. After ± stands half the width of a 95% interval "
         "over the splits.",
         "",
-        *(f"- {note}" for note in data.notes),
-        *([""] if data.notes else []),
+        *(f"- {note}" for note in notes),
+        *([""] if notes else []),
     ]
 
 
@@ -266,9 +274,11 @@ def _models(folder: Path, study: Study) -> list[str]:
     for representation, kind in dict.fromkeys((m[0], m[2]) for m in scores):
         mine = sorted(m for m in scores if (m[0], m[2]) == (representation, kind))
         x = [max(_LEAST_MS, float(np.mean(scores[m][1]))) for m in mine]
-        label = kind if representation == "early" else f"{kind}, {representation}"
+        label = kind if representation in ("early", OCTETS) else f"{kind}, {representation}"
         y = [float(np.mean(scores[m][0])) for m in mine]
-        lines.append(Line(label, COLOURS.get(kind, "black"), x, y, dashed=representation != "early"))
+        lines.append(
+            Line(label, COLOURS.get(kind, "black"), x, y, dashed=representation not in ("early", OCTETS))
+        )
     figure = Figure(
         "f1-latency",
         "F1 by latency, one mark a depth",

@@ -20,6 +20,7 @@ from models.flow.study.choose import (
     ready,
 )
 from models.flow.study.data import FlowData
+from models.flow.study.packet import KIND, checked_model
 from models.flow.study.plan import Plan
 from models.flow.study.points import Key, Point, make_point, read_answers, tier_name
 from models.flow.study.splits import Part
@@ -70,6 +71,8 @@ def run(data: FlowData, folder: Path, plan: Plan, stop: Callable[[], bool], told
     splits = [Split(seed, data.split(plan.by, seed), {}) for seed in range(1, plan.splits + 1)]
     for split in splits:
         _check(data, split)
+    if plan.packet_model is not None:
+        checked_model(plan.packet_model, data)
     found: list[Point] = []
     for number, key in enumerate(plan.keys()):
         told(key, number)
@@ -77,7 +80,7 @@ def run(data: FlowData, folder: Path, plan: Plan, stop: Callable[[], bool], told
         try:
             if stop():
                 return None
-            point = make_point(points, data, split.part, key, plan.training, stop)
+            point = make_point(points, data, split.part, key, plan.training, stop, plan.packet_model)
         except Interrupted:
             return None
         found.append(point)
@@ -131,6 +134,8 @@ def _chains(data: FlowData, plan: Plan, f1: dict[Model, float], row_us: dict[Mod
         if name not in named:
             raise SettingsError(f"--tiers {name}: there is {', '.join(named)}")
     models = tuple(named[name] for name in plan.chain)
+    if models[0][2] == KIND:
+        raise SettingsError(f"--tiers {plan.chain[0]}: the first must be one that every flow has a row for")
     if len(models) < 2 or [m[1] for m in models] != sorted(m[1] for m in models):
         raise SettingsError("--tiers: two at least, from shallow to deep")
     return [Chain(models, by_hand=True)]

@@ -21,7 +21,7 @@ MODELS = ("decision_tree", "random_forest", "lightgbm", "mlp", "cnn", "river")
 USUAL_MODELS = ("decision_tree", "random_forest", "lightgbm", "mlp")
 _MOST_COLUMNS = 300
 """Of bits of headers there are thousands, most of them always the same; the ones that tell most are kept."""
-_LEAST_ROWS = 20
+LEAST_ROWS = 20
 _RIVER = "mondrian_forest"
 
 
@@ -54,6 +54,8 @@ class Trained:
     tune_loss: float
     note: str
     rows: int
+    model: str = ""
+    """``NAME/VERSION`` of a packet model that was taken as it is."""
 
 
 def train(
@@ -116,7 +118,7 @@ def _fit(
     mine, other = part == Part.TRAIN, part == Part.TUNE
     label = data.label[rows.flows][mine[rows.flows]]
     kept = np.unique(label)
-    if len(kept) < 2 or len(label) < _LEAST_ROWS:
+    if len(kept) < 2 or len(label) < LEAST_ROWS:
         raise TooFew(
             f"{len(label)} flows of {len(kept)} classes reach {depth} packets: too few to learn from"
         )

@@ -24,6 +24,7 @@ from models.flow.card import (
     Unknown,
     tiers_digest,
 )
+from models.flow.octets import COLUMNS as OCTETS
 from models.flow.study.captures import LabelledCapture, from_captures
 from models.flow.study.data import FlowData
 from models.flow.study.export import sklearn_onnx
@@ -36,6 +37,7 @@ from models.packet.build import PROBE
 from producers.labels import read_labels
 from streams.config import StreamsSettings
 
+LAB = Path(__file__).parents[3] / "infra" / "lab" / "data"
 CLASSES = ("dns", "mail", "web")
 COLUMNS = {1: ("octets_1", "ttl"), 3: ("octets_1", "octets_2", "octets_3", "ttl")}
 """Of the tiers of ``cascade_folder``, by depth."""
@@ -103,6 +105,16 @@ def cascade_folder(at: Path, name: str = "services", version: str = "1", **more:
     return write_cascade(at, card(tiers, name, version, **more), files)
 
 
+def packet_cascade_folder(at: Path, name: str = "services", version: str = "1") -> Path:
+    """Write a cascade of a decision tree at packet 1 and the packet model ``graph()`` at packet 4, as above."""
+    from tests.models.packet.made import graph
+
+    files = {"fast.onnx": tree(1), "packet@4.onnx": graph()}
+    octets = {"kind": "packet", "representation": "payloads", "columns": OCTETS}
+    tiers = (tier("fast", 1, files["fast.onnx"]), tier("packet@4", 4, files["packet@4.onnx"], **octets))
+    return write_cascade(at, card(tiers, name, version), files)
+
+
 def demo_cascade(at: Path, name: str = "demo", version: str = "1") -> tuple[Path, FlowData]:
     """Write a cascade that learned the demo's capture to ``at/NAME/VERSION``; return that, and the flows.
 
@@ -127,12 +139,15 @@ def demo_cascade(at: Path, name: str = "demo", version: str = "1") -> tuple[Path
     return folder.rename(at / name / version), data
 
 
+def demo_labels() -> dict[int, str]:
+    """Return the labels of the demo's flows by flow id."""
+    table = read_labels(str(LAB / "demo.labels.csv"))
+    return dict(zip(table.flow_ids(PROBE).tolist(), table.label, strict=True))
+
+
 def demo_flows(depths: Sequence[int] = (1, 5)) -> FlowData:
     """Return the labelled flows of the demo's capture, with the features of the representation ``early``."""
-    lab = Path(__file__).parents[3] / "infra" / "lab" / "data"
-    table = read_labels(str(lab / "demo.labels.csv"))
-    labels = dict(zip(table.flow_ids(PROBE).tolist(), table.label, strict=True))
-    captures = [LabelledCapture(str(lab / "demo.pcap.gz"), "demo", labels)]
+    captures = [LabelledCapture(str(LAB / "demo.pcap.gz"), "demo", demo_labels())]
     data = from_captures(
         "demo",
         captures,

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from models.flow.card import CascadeCard, Ladder, Thresholds, TierCard, Unknown, tiers_digest
 from models.flow.cascade import Cascade
+from models.flow.octets import COLUMNS
 from models.flow.tiers import Tier
-from models.flow.work import Arrived
+from models.flow.work import Arrived, ArrivedPayloads
 from schemas.community_id import address_bytes
 from schemas.features import ROW_COLUMNS, FeatureBatch
+from schemas.payloads import MASKED_OCTETS, PayloadBatch
+from schemas.topics import PAYLOADS
+from tests.models.packet.batches import payload_batch
 
 CLASSES = ("dns", "mail", "web")
 NAMES = ("fast_class", "fast_confidence", "slow_class", "slow_confidence")
@@ -29,10 +33,28 @@ class ScriptedTier(Tier):
     def _probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         if (rows[:, 0] == 9).any():
             raise ValueError("class 9")
-        rest = (1 - rows[:, 1:2]) / (len(CLASSES) - 1)
-        out: NDArray[np.float32] = np.repeat(rest, len(CLASSES), axis=1).astype(np.float32)
-        out[np.arange(len(rows)), rows[:, 0].astype(int)] = rows[:, 1]
-        return out
+        return _said(rows)
+
+
+class ScriptedPacketTier(Tier):
+    """Says the class and, in hundredths, the confidence that the first two octets behind the masked ones are."""
+
+    def _prepared(self, rows: NDArray[Any]) -> NDArray[Any]:
+        assert rows.dtype == np.uint8, "octets stay octets"
+        assert not rows[:, :MASKED_OCTETS].any()
+        return rows
+
+    def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        given = rows[:, MASKED_OCTETS : MASKED_OCTETS + 2] / np.array([1, 100])
+        return _said(given.astype(np.float32))
+
+
+def _said(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities in which classes, the first column, have the confidence in the second."""
+    rest = (1 - rows[:, 1:2]) / (len(CLASSES) - 1)
+    out: NDArray[np.float32] = np.repeat(rest, len(CLASSES), axis=1).astype(np.float32)
+    out[np.arange(len(rows)), rows[:, 0].astype(int)] = rows[:, 1]
+    return out
 
 
 def tier_card(name: str, depth: int, representation: str = "early", **more: Any) -> TierCard:
@@ -40,6 +62,11 @@ def tier_card(name: str, depth: int, representation: str = "early", **more: Any)
     told = {"name": name, "kind": "decision_tree", "representation": representation, "depth": depth}
     told |= {"columns": columns, "classes": (0, 1, 2), "file": f"{name}.onnx", "sha256": "0" * 64}
     return TierCard.model_validate({**told, **more})
+
+
+def packet_card(name: str, depth: int, **more: Any) -> TierCard:
+    """Return the card of a packet model that is asked about packet ``depth``."""
+    return tier_card(name, depth, PAYLOADS, kind="packet", columns=COLUMNS, **more)
 
 
 def cascade(
@@ -63,9 +90,14 @@ def cascade(
         "wait_s": wait_s,
     }
     card = CascadeCard.model_validate({**told, **more})
-    ready = tuple(None if tier.name in missing else ScriptedTier(tier, len(CLASSES)) for tier in cards)
+    ready = tuple(None if tier.name in missing else _tier(tier) for tier in cards)
     problems = {i: f"{tier.name} is damaged" for i, tier in enumerate(cards) if tier.name in missing}
     return Cascade(card, ready, problems)
+
+
+def _tier(card: TierCard) -> Tier:
+    kind = ScriptedPacketTier if card.kind == "packet" else ScriptedTier
+    return kind(card, len(CLASSES))
 
 
 Row = tuple[int, int, float]
@@ -105,8 +137,19 @@ def batch(
     return FeatureBatch(probe, representation, 0, names, columns, **{**told, **more})
 
 
-def arrived(*batches: FeatureBatch, partition: int = 0) -> list[Arrived]:
-    return [Arrived(one, partition, 2000) for one in batches]
+def payloads(*packets: tuple[int, int], said: tuple[int, float] = (2, SURE), **more: Any) -> PayloadBatch:
+    """Return a batch of (flow, number) packets for which ``ScriptedPacketTier`` gives this answer."""
+    sent = bytes([said[0], round(100 * said[1])])
+    return payload_batch(*((flow, number, sent) for flow, number in packets), start_ns=START_NS, **more)
+
+
+def arrived(*batches: FeatureBatch | PayloadBatch, partition: int = 0) -> list[Arrived | ArrivedPayloads]:
+    return [
+        ArrivedPayloads(one, partition, 2000)
+        if isinstance(one, PayloadBatch)
+        else Arrived(one, partition, 2000)
+        for one in batches
+    ]
 
 
 class Clock:

@@ -91,8 +91,10 @@ def test_a_damaged_object_is_refused_and_not_kept(library: StoredLibrary, folder
     assert not list(cache_folder().rglob("*.onnx"))
 
 
-def test_show_takes_a_url(folder: Path) -> None:
+def test_show_takes_a_url_and_leaves_the_names_of_octets_out(tmp_path: Path) -> None:
     where = f"memory://cascades/{uuid4().hex[:8]}"
-    open_library(where, CASCADES).add(folder)
+    open_library(where, CASCADES).add(made.packet_cascade_folder(tmp_path))
     done = CliRunner().invoke(app, ["cascade", "show", "services", "--library", where], standalone_mode=False)
-    assert [tier["name"] for tier in json.loads(done.output)["tiers"]] == ["fast", "slow"]
+    told = json.loads(done.output)
+    assert [tier["name"] for tier in told["tiers"]] == ["fast", "packet@4"] and "unknown" not in told
+    assert ["columns" in tier for tier in told["tiers"]] == [True, False]

@@ -11,13 +11,13 @@ import pytest
 from models.packet.card import MODEL_FILE, ModelCard, write_card
 from models.packet.runtime import PacketModel, open_model
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch
+from tests.models.packet.batches import TIME_NS, payload_batch
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 CLASSES = ("dns", "mail", "web")
-TIME_NS = 1_700_000_000_000_000_000
 FLOW = 0xABCD_0000_0000_0001
 
 
@@ -75,29 +75,11 @@ def payloads(
     masked: int = MASKED_OCTETS,
 ) -> PayloadBatch:
     """Return a batch of (flow id, packet number, class) packets, whose octets tell ``graph()`` their class."""
-    flows = list(dict.fromkeys(flow for flow, _, _ in packets))
-    n, m = len(flows), len(packets)
     octets = [bytes(MASKED_OCTETS - masked) + bytes(255 * (c == i) for i in range(3)) for _, _, c in packets]
-    columns: dict[str, Any] = {
-        "flow_id": np.array(flows, "<u8"),
-        "start_ns": np.full(n, TIME_NS - 1000, "<i8"),
-        "address_a": np.array([[10, 0, 0, 1, *[0] * 12]] * n, "u1").reshape(n, 16),
-        "address_b": np.array([[10, 0, 0, 2, *[0] * 12]] * n, "u1").reshape(n, 16),
-        "port_a": np.full(n, 443, "<u2"),
-        "port_b": np.full(n, 50000, "<u2"),
-        "protocol": np.full(n, 6, "u1"),
-        "ip_version": np.full(n, 4, "u1"),
-        "first_direction": np.ones(n, "u1"),
-        "flow_index": np.array([flows.index(flow) for flow, _, _ in packets], "<u2"),
-        "time_ns": TIME_NS + np.arange(m, dtype="<i8"),
-        "packet_number": np.array([number for _, number, _ in packets], "<u4"),
-        "octets": np.full(m, 60, "<u4"),
-        "transport_octets": np.full(m, 20, "<u2"),
-        "length": np.array([len(o) for o in octets], "<u2"),
-        "direction": np.zeros(m, "u1"),
-        "handshake": np.zeros(m, "u1"),
-        "payload": np.frombuffer(b"".join(octets), "u1"),
-    }
-    return PayloadBatch(
-        "gate", TIME_NS - 10**9, partition, 8, sequence, sent_time_ns, columns, masked_octets=masked
+    return payload_batch(
+        *((flow, number, sent) for (flow, number, _), sent in zip(packets, octets, strict=True)),
+        sequence=sequence,
+        partition=partition,
+        sent_time_ns=sent_time_ns,
+        masked_octets=masked,
     )

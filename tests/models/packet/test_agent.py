@@ -23,7 +23,8 @@ from schemas.payloads import PayloadBatch
 from streams.faust_app import Message
 from tests.models.online.batches import label
 from tests.models.online.test_agent import ListSink
-from tests.models.packet.made import FLOW, TIME_NS, graph, model, payloads
+from tests.models.packet.batches import TIME_NS
+from tests.models.packet.made import FLOW, graph, model, payloads
 
 
 class Announced:
