@@ -22,6 +22,8 @@ _ROOM = 420
 """Most bytes of a message beside its texts: three ids, two addresses, fifteen integers of ten bytes, two numbers."""
 _HEX: Bytes = np.frombuffer(b"0123456789abcdef", np.uint8)
 _BASE64: Bytes = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
+_ID_FIELD = 17
+"""Bytes of an id: its length, then its characters."""
 _ID_LENGTH, _COMMUNITY_ID_LENGTH = 2 * 16, 2 * 30
 """What Avro writes before texts of so many characters."""
 _VARINT_BYTES = 10
@@ -96,6 +98,7 @@ class PredictionWriter:
             _bytes(b"".join(labels)),
             np.concatenate(([0], np.cumsum([len(label) for label in labels]))).astype(np.int64),
         )
+        self._flow_at = len(self._shared.head) + _ID_FIELD + 1
         self._room = _ROOM + sum(len(part) for part in self._shared[:4]) + max(map(len, labels), default=0)
 
     def encode(
@@ -105,8 +108,8 @@ class PredictionWriter:
         label: NDArray[np.int64],
         final: bool,
         made_ns: int,
-    ) -> list[bytes]:
-        """Return the message of each row.
+    ) -> tuple[list[bytes], list[str]]:
+        """Return the message of each row, and its key: the flow id as text.
 
         Args:
             rows: (rows,) with the fields of ``PREDICTED``.
@@ -120,7 +123,11 @@ class PredictionWriter:
         _write_rows(rows, prediction_id, label, final, made_ns, self._shared, out, ends)
         stops = ends.tolist()
         raw = out[: stops[-1] if stops else 0].tobytes()
-        return [raw[begin:end] for begin, end in zip([0, *stops], stops, strict=False)]
+        begins = [0, *stops[:-1]]
+        # Texts are sliced off at a third of the price of writing numbers anew.
+        text, first, behind = raw.decode("latin-1"), self._flow_at, self._flow_at + 16
+        keys = [text[begin + first : begin + behind] for begin in begins[: len(stops)]]
+        return [raw[begin:end] for begin, end in zip(begins, stops, strict=False)], keys
 
 
 def warm_up_writer() -> None:

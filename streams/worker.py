@@ -47,7 +47,7 @@ def run_worker(
     resolve(settings.computed, settings.feature_files)
     if settings.compression != "as the bus":
         bus = bus.model_copy(update={"compression": settings.compression})
-    sink = BusProducer(bus)
+    sink = BusProducer(bus, only_failures=True)
     sink.connect(on_wait=on_wait)
     _check_topics(sink, settings, bus)
     agent = FlowsAgent(settings, bus, sink)

@@ -162,10 +162,8 @@ class Publisher:
         _name_all(rows, self._key(-1 if final else representation), not final, ids)
         _label_all(rows, final, len(self._version[1]), labels)
         writer = self._writer(int(first["probe"]), representation, bool(first["replayed"]))
-        messages = writer.encode(rows, ids, labels, final, made_ns)
-        flows = rows["flow_id"]
-        keys = [f"{flow:016x}" for flow in flows.tolist()]
-        return list(zip(messages, partitions_of(flows, self._partitions), keys, strict=True))
+        messages, keys = writer.encode(rows, ids, labels, final, made_ns)
+        return list(zip(messages, partitions_of(rows["flow_id"], self._partitions), keys, strict=True))
 
     def _writer(self, probe: int, representation: int, replayed: bool) -> PredictionWriter:
         writer = self._writers.get((probe, representation, replayed))

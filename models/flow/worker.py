@@ -65,7 +65,7 @@ def run_worker(
     """
     # Each cascade has readers of its own: in one group, two cascades would each get half of the rows.
     settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
-    sink = BusProducer(bus)
+    sink = BusProducer(bus, only_failures=True)
     if not sink.connect(stop=stop, on_wait=on_wait):
         return 0, Counter()
     for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST):

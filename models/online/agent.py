@@ -48,7 +48,8 @@ def input_topics(settings: OnlineSettings) -> tuple[str, ...]:
 def prediction_items(predictions: Predictions, partitions: int) -> list[Item]:
     """Return the messages of predictions, each with its flow's partition and id."""
     where = partitions_of(predictions.batch.columns["flow_id"], partitions)
-    return list(zip(predictions.messages(), where, predictions.keys(), strict=True))
+    messages, keys = predictions.messages()
+    return list(zip(messages, where, keys, strict=True))
 
 
 def _warm_up(settings: OnlineSettings) -> None:

@@ -72,8 +72,8 @@ class Predictions:
     made_time_ns: int
     """Wall clock when the answers were there."""
 
-    def messages(self) -> list[bytes]:
-        """Return a ``Prediction`` message for each row."""
+    def messages(self) -> tuple[list[bytes], list[str]]:
+        """Return a ``Prediction`` message for each row, and their keys: the flow ids as texts."""
         labels = tuple(sorted({label for label, _ in self.answers}, key=str))
         numbers = {label: number for number, label in enumerate(labels)}
         said = np.array([numbers[label] for label, _ in self.answers], np.int64)
@@ -84,10 +84,6 @@ class Predictions:
             )
         )
         return writer.encode(self._rows(), self.ids.numbers, said, True, self.made_time_ns)
-
-    def keys(self) -> list[str]:
-        """Return the key of each row's message: its flow id as text."""
-        return [f"{flow:016x}" for flow in self.ids.flows]
 
     def _rows(self) -> NDArray[np.void]:
         batch = self.batch

@@ -29,7 +29,7 @@ def run_worker(
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
         SettingsError: parameters that the classifier does not have.
     """
-    sink = BusProducer(bus)
+    sink = BusProducer(bus, only_failures=True)
     # Before the bus is waited for: a mistake in the settings is told at once.
     agent = ModelAgent(settings, bus, sink)
     try:

@@ -48,7 +48,7 @@ def run_worker(
     """
     # Each model has readers of its own: in one group, two models would each get half of the payloads.
     settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
-    sink = BusProducer(bus)
+    sink = BusProducer(bus, only_failures=True)
     if not sink.connect(stop=stop, on_wait=on_wait):
         return 0, Counter()
     for name, by_flow in REQUIRED:

@@ -140,6 +140,19 @@ def test_records_handed_over_together_wait_for_room(embedded: EmbeddedBroker) ->
     assert (producer.sent, producer.acked, producer.acked_items) == (300, 300, 300)
 
 
+def test_a_producer_that_is_told_of_failures_alone_knows_what_arrived(embedded: EmbeddedBroker) -> None:
+    embedded.create_topic("t", 2)
+    producer = BusProducer(settings(embedded), only_failures=True)
+    producer.produce("t", b"lost", partition=7, items=5)
+    assert (producer.sent, producer.acked, producer.outstanding) == (1, 0, 1)
+    producer.produce_items("t", [(b"v%d" % number, number % 2, "k") for number in range(500)])
+    assert producer.flush(20) == 0
+    assert (producer.sent, producer.acked, producer.failed) == (501, 500, 1)
+    assert (producer.acked_items, producer.failed_items) == (0, 5)
+    with pytest.raises(BusError, match=r"1 messages not delivered; topic t \[7\]"):
+        producer.check()
+
+
 def test_a_record_refused_is_told_and_those_beside_it_are_counted(embedded: EmbeddedBroker) -> None:
     embedded.create_topic("t", 4)
     producer = BusProducer(settings(embedded))

@@ -98,7 +98,8 @@ def test_structured_rows_give_the_bytes_of_the_codec(
     )
     ids = np.array([int(row["prediction_id"], 16) for row, _, _ in given_rows], np.uint64)
     places = np.array([labels.index(row["label"]) for row, _, _ in given_rows], np.int64)
-    written = PredictionWriter(names).encode(rows, ids, places, final, MADE_NS)
+    written, keys = PredictionWriter(names).encode(rows, ids, places, final, MADE_NS)
+    assert keys == [record["flow_id"] for record in wanted]
     assert [decode("Prediction", value) for value in written] == wanted
     assert written == [encode("Prediction", record) for record in wanted]
 

@@ -37,7 +37,7 @@ def record(corpus: Corpus, streams: StreamsSettings, partitions: int, min_second
         for rows in held[batch.partition].apply(batch, 1, 1):
             features.setdefault(rows.representation, []).append(rows.encode())
             if len(predictions) < _PREDICTIONS and rows.representation != "window":
-                predictions += answered(rows).messages()
+                predictions += answered(rows).messages()[0]
     runs = {
         "record_features": ("FeatureBatch", features, "rows/s"),
         "record_predictions": ("Prediction", {"predictions": predictions}, "records/s"),

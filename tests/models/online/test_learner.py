@@ -27,7 +27,7 @@ def feed(model: OnlineLearner, *args: Any, **more: Any) -> list[dict[str, Any]]:
 
 
 def records(made: Predictions | None) -> list[dict[str, Any]]:
-    return [] if made is None else [decode("Prediction", value) for value in made.messages()]
+    return [] if made is None else [decode("Prediction", value) for value in made.messages()[0]]
 
 
 def sums_hold(model: OnlineLearner) -> bool:
