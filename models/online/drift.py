@@ -11,7 +11,7 @@ from river.drift import ADWIN
 
 from models.online.classifier import Prediction
 from models.online.config import OnlineSettings
-from models.online.kswin import KSWIN, least_distance
+from models.online.kswin import KSWIN, least_distance, warm_up
 
 CONFIDENCE = "confidence"
 _ALPHA = 1e-4
@@ -22,6 +22,7 @@ _SIGNALS = 100
 
 def prepare_tests() -> None:
     """Work out what the first test of the inputs needs: some tenths of a second, and SciPy."""
+    warm_up()
     least_distance(KSWIN(alpha=_ALPHA).stat_size, _ALPHA)
 
 

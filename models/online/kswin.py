@@ -7,6 +7,7 @@ from functools import cache
 from itertools import islice
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from river import drift
 
@@ -32,15 +33,29 @@ class KSWIN(drift.KSWIN):  # type: ignore[misc]
         older = self.window_size - self.stat_size
         drawn = [self.window[at] for at in self._rng.sample(range(older), self.stat_size)]
         latest = list(islice(self.window, older, self.window_size))
-        if _distance(np.sort(drawn), np.sort(latest)) >= least_distance(self.stat_size, self.alpha):
+        if _distance(np.array(drawn), np.array(latest)) >= least_distance(self.stat_size, self.alpha):
             self._drift_detected = True
             self.window = deque(latest, maxlen=self.window_size)
 
 
-def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> int:
-    """Return the greatest distance of the distributions of two sorted samples, in values."""
-    at = np.concatenate((a, b))
-    return int(np.abs(np.searchsorted(a, at, side="right") - np.searchsorted(b, at, side="right")).max())
+@njit(cache=True, nogil=True)
+def _distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> int:
+    """Return the greatest distance of the distributions of two samples, in values."""
+    a, b = np.sort(first), np.sort(second)
+    i, j, greatest = 0, 0, 0
+    while i < len(a) and j < len(b):
+        at = min(a[i], b[j])
+        while i < len(a) and a[i] <= at:
+            i += 1
+        while j < len(b) and b[j] <= at:
+            j += 1
+        greatest = max(greatest, abs(i - j))
+    return greatest
+
+
+def warm_up() -> None:
+    """Have what is compiled here compiled, or loaded, before a message waits for it."""
+    _distance(np.zeros(1), np.zeros(1))
 
 
 @cache

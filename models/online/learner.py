@@ -174,7 +174,7 @@ class OnlineLearner:
     def _drop(self, flows: Iterable[Flow], why: str) -> None:
         for flow in flows:
             self.counts[f"flows_{why}"] += 1
-            self.counts[f"rows_{why}"] += sum(row is not None for row in flow.rows.values())
+            self.counts[f"rows_{why}"] += sum([row is not None for row in flow.rows.values()])
             if flow.label_waits is not None:
                 ended = "labels_unknown_flow" if flow.label_waits == "early" else "labels_missed_flow"
                 self.counts[ended] += 1

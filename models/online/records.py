@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -74,16 +74,12 @@ class Predictions:
 
     def messages(self) -> tuple[list[bytes], list[str]]:
         """Return a ``Prediction`` message for each row, and their keys: the flow ids as texts."""
-        labels = tuple(sorted({label for label, _ in self.answers}, key=str))
-        numbers = {label: number for number, label in enumerate(labels)}
-        said = np.array([numbers[label] for label, _ in self.answers], np.int64)
         batch = self.batch
-        writer = _writer(
-            PredictionTexts(
-                batch.probe, batch.representation, self.model, self.model_version, batch.replayed, labels
-            )
+        labelled = _labelled(
+            batch.probe, batch.representation, self.model, self.model_version, batch.replayed
         )
-        return writer.encode(self._rows(), self.ids.numbers, said, True, self.made_time_ns)
+        said = labelled.numbers(self.answers)
+        return labelled.writer.encode(self._rows(), self.ids.numbers, said, True, self.made_time_ns)
 
     def _rows(self) -> NDArray[np.void]:
         batch = self.batch
@@ -101,6 +97,27 @@ class Predictions:
         return rows
 
 
+class _Labelled:
+    """A writer that knows all labels told so far."""
+
+    def __init__(self, texts: PredictionTexts) -> None:
+        self._texts = texts
+        self._numbers: dict[str | None, int] = {}
+        self.writer = PredictionWriter(texts)
+
+    def numbers(self, answers: Sequence[Prediction]) -> NDArray[np.int64]:
+        """Return the number of each answer's label, as the writer then knows it."""
+        known = self._numbers
+        try:
+            said = [known[label] for label, _ in answers]
+        except KeyError:
+            for label, _ in answers:
+                known.setdefault(label, len(known))
+            self.writer = PredictionWriter(replace(self._texts, labels=tuple(known)))
+            said = [known[label] for label, _ in answers]
+        return np.array(said, np.int64)
+
+
 @lru_cache(maxsize=256)
-def _writer(texts: PredictionTexts) -> PredictionWriter:
-    return PredictionWriter(texts)
+def _labelled(probe: str, representation: str, model: str, version: str, replayed: bool) -> _Labelled:
+    return _Labelled(PredictionTexts(probe, representation, model, version, replayed, ()))
