@@ -120,6 +120,10 @@ class FlowsAgent:
         self._produce(self._gathered.take())
         self._produce_paths()
 
+    def on_idle(self) -> bool:
+        """Return that nothing was left for later."""
+        return False
+
     def _tell_missing(self, batch: PacketBatch) -> None:
         """Say once per probe that it does not send what the chosen features need."""
         missing = self.plan.missing(batch)

@@ -82,6 +82,12 @@ class Handler(Protocol):
     def on_drained(self) -> None:
         """Bring out what was held back: no message is at hand behind the last one, or enough have been taken."""
 
+    def on_idle(self) -> bool:
+        """Do a piece of what can wait for a moment without a message at hand; return whether there is more.
+
+        ``flush`` and ``hand_over`` must not leave any.
+        """
+
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Do what time alone asks for; ``waiting`` tells the messages left by (topic, partition)."""
 
@@ -204,9 +210,20 @@ class Runner:
         # The stream makes Faust subscribe; what the consumer fetched comes past it.
         consumer = self.app.consumer
         while await self.guarded(partial(self._take, await consumer.next_fetch())):
-            pass
+            if not await self._use_idle_time(consumer):
+                break
         # Faust would start an agent anew that returned.
         await asyncio.Event().wait()
+
+    async def _use_idle_time(self, consumer: HandoverConsumer) -> bool:
+        """Let the handler do what can wait, piece by piece, until a fetch comes; return False if that failed."""
+        left = [True]
+        while left[-1] and not consumer.has_fetch:
+            if not await self.guarded(lambda: left.append(self.handler.on_idle())):
+                return False
+            if left[-1]:
+                await asyncio.sleep(0)  # what has come meanwhile is seen after it
+        return True
 
     def _take(self, fetched: Fetched) -> None:
         """Give the handler what a fetch brought; nothing else runs on the event loop meanwhile."""

@@ -36,6 +36,11 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         self._broken = asyncio.Event()
         self._why: Exception | None = None
 
+    @property
+    def has_fetch(self) -> bool:
+        """Return whether a fetch waits, of the flow before a rebalance perhaps."""
+        return not self._fetches.empty()
+
     async def next_fetch(self) -> Fetched:
         """Wait for the next fetch and return what it brought; the event loop has its turn before."""
         if not self._fetches.empty():

@@ -167,6 +167,10 @@ class CascadeAgent:
         for flow, label in labels:
             self._score(flow, label)
 
+    def on_idle(self) -> bool:
+        """Return that nothing was left for later."""
+        return False
+
     def _publish(self, said: Sequence[Said], version: str = "", classes: Sequence[str] = ()) -> None:
         """Publish answers: of the cascade that serves, or of another one."""
         if not said:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -36,6 +36,8 @@ log = logging.getLogger("flowgauge")
 FLUSH_TIMEOUT_S = 60.0
 CATCH_UP_S = 20.0
 """Most time that learning a crashed worker's last messages again may take, before the first new one."""
+_MOST_LESSONS = 64
+"""Most messages that wait to be learned from; a model may be so many behind where messages come without a pause."""
 _DRIFT_EVERY_S = 60.0
 """Drift is told on the log no more often than that; telemetry has every signal."""
 
@@ -86,8 +88,8 @@ class ModelAgent:
         self._answers = topic_name(bus, PREDICTIONS_FLOW)
         self._held: list[Item] = []
         """Predictions made of the messages at hand, which leave together."""
-        self._lessons: list[tuple[Message, Predictions | None]] = []
-        """Labels and answered features among the messages at hand: learning takes long, so predictions leave first."""
+        self._lessons: deque[tuple[Message, Predictions | None]] = deque()
+        """Labels and answered features that wait to be learned: that takes long, so predictions leave first."""
         self._meter = StageMeter("models", "rows", detail=settings.name)
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
@@ -121,13 +123,25 @@ class ModelAgent:
             self._try(message, partial(self._on_features, message, received_ns))
 
     def on_drained(self) -> None:
-        """Publish the predictions made of the messages at hand, then learn from those; raises BusError."""
+        """Publish the predictions made of the messages at hand; raises BusError.
+
+        What is to be learned of them waits until no message does, so that none waits for it; there is a bound.
+        """
         if self._held:
             held, self._held = self._held, []
             self.sink.produce_items(self._answers, held)
-        lessons, self._lessons = self._lessons, []
-        for message, made in lessons:
-            self._try(message, partial(self._learn, message, made))
+        while len(self._lessons) > _MOST_LESSONS:
+            self._learn_next()
+
+    def on_idle(self) -> bool:
+        """Learn from one message, and return whether there are more to learn from."""
+        if self._lessons:
+            self._learn_next()
+        return bool(self._lessons)
+
+    def _learn_next(self) -> None:
+        message, made = self._lessons.popleft()
+        self._try(message, partial(self._learn, message, made))
 
     def _try(self, message: Message, work: Callable[[], None]) -> None:
         """Do some work on a message; set the message aside where it cannot be done."""
@@ -225,6 +239,8 @@ class ModelAgent:
 
     def _flush(self) -> None:
         self.on_drained()
+        while self.on_idle():
+            pass
         if left := self.sink.flush(FLUSH_TIMEOUT_S):
             raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
         self.sink.check()

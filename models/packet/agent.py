@@ -287,6 +287,10 @@ class PacketModelAgent:
             right = self.model.classes[said] == label["label"]
             self.totals["votes_right" if right else "votes_wrong"] += 1
 
+    def on_idle(self) -> bool:
+        """Return that nothing was left for later."""
+        return False
+
     def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
         """Answer what waits, forget idle flows, publish the costs when it is time."""
         self._raise_failure()

@@ -69,6 +69,13 @@ _OFFSETS = itertools.count()
 def give(to: ModelAgent, topic: str, value: bytes, offset: int | None = None) -> None:
     to.on_message(Message(topic, 3, next(_OFFSETS) if offset is None else offset, b"key", value))
     to.on_drained()
+    rest(to)
+
+
+def rest(to: ModelAgent) -> None:
+    """Let the agent do all that it left for later."""
+    while to.on_idle():
+        pass
 
 
 def tick(to: ModelAgent, waiting: int = 0) -> None:
@@ -199,8 +206,19 @@ def test_predictions_on_the_messages_at_hand_leave_before_anything_is_learned() 
     to.on_message(Message("labels", 3, 0, None, encode("Label", label(1, "dns"))))
     to.on_message(Message("features.early", 3, 1, None, feature_batch([1], depth=2).encode()))
     to.on_drained()
-    assert learned_when_sent == [0]
+    assert learned_when_sent == [0] and to.counts()["labels_received"] == 0
+    assert [to.on_idle(), to.on_idle(), to.on_idle(), to.on_idle()] == [True, True, False, False]
     assert to.counts()["rows_learned"] == 2
+
+
+def test_a_bounded_number_of_messages_waits_to_be_learned_from() -> None:
+    to, _ = agent()
+    for offset in range(70):
+        to.on_message(Message("labels", 3, offset, None, encode("Label", label(offset, "dns"))))
+        to.on_drained()
+    assert to.counts()["labels_received"] == 6
+    to.flush()
+    assert to.counts()["labels_received"] == 70 and not to.on_idle()
 
 
 def test_a_message_delivered_again_is_not_answered_again() -> None:

@@ -54,6 +54,8 @@ class Broker:
             if offset >= self.delivered[source]:
                 to.on_message(Message(*source, offset, b"", self.messages[source][offset]))
                 to.on_drained()
+                while to.on_idle():
+                    pass
                 self.delivered[source] = offset + 1
 
     def commit(self, by: ModelAgent) -> None:
