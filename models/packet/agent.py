@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from models.packet.config import PacketModelSettings
 from models.packet.live import Change, LiveModels
 from models.packet.records import Rows, Timing
 from models.packet.runtime import PacketModel
-from models.packet.votes import FlowVotes
+from models.packet.votes import FlowVotes, warm_up
 from producers.bus import Item, Sink, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
@@ -24,6 +24,7 @@ from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError, FlowgaugeError
 from schemas.flow_key import parse_flow_id, partitions_of
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch, decode_payload_batch
+from schemas.predictions import warm_up_writer
 from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, PREDICTIONS_PACKET, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
@@ -69,6 +70,8 @@ class PacketModelAgent:
         schedule: Schedule = on_event_loop,
     ) -> None:
         """Serve ``model`` until ``live`` has another."""
+        warm_up()
+        warm_up_writer()
         self.settings, self.bus, self.sink, self.model = settings, bus, sink, model
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters(STAGE, bus, sink)
@@ -265,15 +268,18 @@ class PacketModelAgent:
 
         Once for each flow and message: messages are the same when they come again, runs of the model are not.
         """
-        now_s = time.monotonic()
-        flow_ids = rows.batch.columns["flow_id"].tolist()
-        made = []
-        for flow, members in _rows_of_flows(rows.batch.columns["flow_index"]):
-            label, confidence = self.votes.add(flow_ids[flow], rows.probabilities[members], now_s)
-            record = rows.vote_record(flow, int(members[-1]), label, confidence)
-            made.append((encode("Prediction", record), partitions[flow], record["flow_id"]))
-        self.totals["votes"] += len(made)
-        return made
+        columns = rows.batch.columns
+        flows, first = np.unique(columns["flow_index"][::-1], return_index=True)
+        last_rows = rows.batch.rows - 1 - first
+        index = np.searchsorted(flows, columns["flow_index"])
+        flow_ids = columns["flow_id"][flows].tolist()
+        said = self.votes.add(flow_ids, rows.probabilities, index, time.monotonic())
+        messages, keys = rows.vote_messages(flows.astype(np.int64), last_rows, *said)
+        self.totals["votes"] += len(messages)
+        return [
+            (message, partitions[flow], key)
+            for message, flow, key in zip(messages, flows.tolist(), keys, strict=True)
+        ]
 
     def _on_label(self, label: Mapping[str, str]) -> None:
         """Score what the packets of a flow say together, when its label comes, once for each flow."""
@@ -344,10 +350,3 @@ class PacketModelAgent:
         self._meter.lag_records = waiting
         record = encode("CostTelemetry", self._meter.snapshot())
         self.sink.produce(topic_name(self.bus, TELEMETRY_COST), record, partition=0)
-
-
-def _rows_of_flows(flow_index: NDArray[np.uint16]) -> Iterable[tuple[int, NDArray[np.int64]]]:
-    """Yield (flow, its rows in ascending order) for each flow of a batch."""
-    order = np.argsort(flow_index, kind="stable")
-    flows, begins = np.unique(flow_index[order], return_index=True)
-    return zip(flows.tolist(), np.split(order, begins[1:]), strict=True)

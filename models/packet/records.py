@@ -13,15 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import Array
-from schemas.community_id import address_text, community_id
+from schemas.community_id import address_text
 from schemas.packet_predictions import PacketFlows, PacketRows, PacketSource, encode_packet_predictions
 from schemas.payloads import PayloadBatch
+from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter
 
 REPRESENTATION = "packet"
 """What a flow's vote was predicted on, in ``predictions.flow``."""
 
 _address_text = lru_cache(maxsize=1 << 14)(address_text)
 _PLACES = ("source_port", "destination_port", "protocol", "start_ns")
+_ENDPOINTS = {
+    "address": ("source_address", "destination_address"),
+    "port": ("source_port", "destination_port"),
+}
 _MOST = 2**31 - 1
 """Largest number of a packet that a record's field holds."""
 _pack = struct.Struct("<QIq").pack
@@ -138,34 +143,48 @@ class Rows:
         )
         return encode_packet_predictions(source, directory, packets)
 
-    def vote_record(self, flow: int, last_row: int, label: int, confidence: float) -> dict[str, Any]:
-        """Return a ``Prediction`` about a flow of the directory, as its packets up to ``last_row`` have it."""
-        columns, timing = self.batch.columns, self.timing
-        number = min(int(columns["packet_number"][last_row]), _MOST)
-        return {
-            **self.flows[flow],
-            "schema_version": 2,
-            "prediction_id": prediction_id(self.model[0], int(columns["flow_id"][flow]), number),
-            "community_id": community_id(
-                columns["address_a"][flow].tobytes(),
-                columns["address_b"][flow].tobytes(),
-                int(columns["port_a"][flow]),
-                int(columns["port_b"][flow]),
-                int(columns["protocol"][flow]),
-                int(columns["ip_version"][flow]),
-            ),
-            "event_time_ns": int(columns["time_ns"][last_row]),
-            "representation": REPRESENTATION,
-            "depth": number,
-            "flow_end_reason": 0,
-            "label": self.classes[label],
-            "confidence": confidence,
-            # A payload goes straight from the probe to the model.
-            "bus_to_flows_ns": 0,
-            "flows_ns": 0,
-            "bus_to_model_ns": max(0, timing.received_ns - self.batch.sent_time_ns),
-            "model_ns": max(0, timing.made_ns - timing.received_ns),
-        }
+    def vote_messages(
+        self,
+        flows: NDArray[np.int64],
+        last_rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        confidences: NDArray[np.float64],
+    ) -> tuple[list[bytes], list[str]]:
+        """Return a ``Prediction`` message about each flow, and their keys.
+
+        Args:
+            flows: (flows,) rows of the flow directory.
+            last_rows: (flows,) the packet up to which each vote is.
+            labels: (flows,) class that the flow's packets give.
+            confidences: (flows,) how sure they are of it.
+        """
+        batch, columns, timing = self.batch, self.batch.columns, self.timing
+        numbers = np.minimum(columns["packet_number"][last_rows], _MOST)
+        is_turned = columns["first_direction"][flows] == 1
+        rows = np.zeros(len(flows), PREDICTED)
+        for kind, (source, destination) in _ENDPOINTS.items():
+            a, b = (columns[f"{kind}_{end}"][flows] for end in "ab")
+            rows[source], rows[destination] = turned(a, b, is_turned)
+        for name in ("flow_id", "protocol", "ip_version", "start_ns"):
+            rows[name] = columns[name][flows]
+        rows["end_ns"], rows["depth"] = columns["time_ns"][last_rows], numbers
+        rows["confidence"], rows["tier"] = confidences, -1
+        rows["probe_time_ns"], rows["received_ns"] = batch.sent_time_ns, timing.received_ns
+        # A payload goes straight from the probe to the model.
+        rows["bus_to_model_ns"] = max(0, timing.received_ns - batch.sent_time_ns)
+        ids = [
+            int(prediction_id(self.model[0], flow_id, number), 16)
+            for flow_id, number in zip(rows["flow_id"].tolist(), numbers.tolist(), strict=True)
+        ]
+        writer = _writer(
+            PredictionTexts(batch.probe, REPRESENTATION, *self.model, batch.replayed, tuple(self.classes))
+        )
+        return writer.encode(rows, np.array(ids, np.uint64), labels, True, timing.made_ns)
+
+
+@lru_cache(maxsize=64)
+def _writer(texts: PredictionTexts) -> PredictionWriter:
+    return PredictionWriter(texts)
 
 
 def turned(a: Array, b: Array, is_turned: Array) -> tuple[Array, Array]:
