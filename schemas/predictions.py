@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.codec import head_of
+from schemas.features import ROW_COLUMNS, FeatureBatch
 from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS, SCTP, TCP, UDP
 
 PREDICTION_VERSION = 2
@@ -71,6 +72,31 @@ PREDICTED: np.dtype[Any] = np.dtype(
 )
 """What a row must have at least, in any order and precision: addresses as in feature batches; ``end_ns`` is the
 prediction's event time, ``received_ns`` when the model got the row, ``tier`` counts from 0, -1 for none."""
+
+
+_FROM_FEATURES = tuple(
+    name for name in PREDICTED.names or () if name in {column.name for column in ROW_COLUMNS}
+)
+
+
+def fill_predicted(
+    rows: NDArray[np.void], batch: FeatureBatch, where: NDArray[np.intp] | slice, received_ns: int
+) -> None:
+    """Write what predictions tell of rows of a feature batch. Clocks may differ: no stage time is negative.
+
+    Args:
+        rows: written: (rows,) with the fields of ``PREDICTED``.
+        batch: that the rows are of.
+        where: which of them.
+        received_ns: wall clock when the model got the batch.
+    """
+    for name in _FROM_FEATURES:
+        rows[name] = batch.columns[name][where]
+    rows["probe_time_ns"] = batch.probe_time_ns
+    rows["bus_to_flows_ns"] = max(0, batch.flows_received_time_ns - batch.probe_time_ns)
+    rows["flows_ns"] = max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns)
+    rows["bus_to_model_ns"] = max(0, received_ns - batch.flows_sent_time_ns)
+    rows["received_ns"] = received_ns
 
 
 class _Shared(NamedTuple):

@@ -13,22 +13,9 @@ from models.flow.table import NOTHING, Rows
 from producers.bus import Item
 from schemas.features import FeatureBatch
 from schemas.flow_key import partitions_of
-from schemas.predictions import PredictionTexts, PredictionWriter
+from schemas.predictions import PredictionTexts, PredictionWriter, fill_predicted
 
 UNKNOWN_LABEL = "unknown"
-_COPIED = (
-    "flow_id",
-    "source_address",
-    "destination_address",
-    "source_port",
-    "destination_port",
-    "protocol",
-    "ip_version",
-    "flow_end_reason",
-    "start_ns",
-    "end_ns",
-    "depth",
-)
 
 
 class Names:
@@ -55,15 +42,9 @@ def fill_rows(
     representation: int,
     received_ns: int,
 ) -> None:
-    """Write the rows ``where`` of a batch, without an answer. Clocks may differ: no stage time is negative."""
-    for name in _COPIED:
-        rows[name] = batch.columns[name][where]
+    """Write the rows ``where`` of a batch, without an answer."""
+    fill_predicted(rows, batch, where, received_ns)
     rows["probe"], rows["representation"], rows["replayed"] = probe, representation, batch.replayed
-    rows["probe_time_ns"] = batch.probe_time_ns
-    rows["bus_to_flows_ns"] = max(0, batch.flows_received_time_ns - batch.probe_time_ns)
-    rows["flows_ns"] = max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns)
-    rows["bus_to_model_ns"] = max(0, received_ns - batch.flows_sent_time_ns)
-    rows["received_ns"] = received_ns
     rows["class"] = rows["tier"] = NOTHING
 
 

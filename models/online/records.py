@@ -13,21 +13,7 @@ from numpy.typing import NDArray
 
 from models.online.classifier import Prediction
 from schemas.features import FeatureBatch
-from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter
-
-_COPIED = (
-    "flow_id",
-    "source_address",
-    "destination_address",
-    "source_port",
-    "destination_port",
-    "protocol",
-    "ip_version",
-    "flow_end_reason",
-    "start_ns",
-    "end_ns",
-    "depth",
-)
+from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter, fill_predicted
 
 
 @dataclass(frozen=True)
@@ -82,18 +68,10 @@ class Predictions:
         return labelled.writer.encode(self._rows(), self.ids.numbers, said, True, self.made_time_ns)
 
     def _rows(self) -> NDArray[np.void]:
-        batch = self.batch
-        rows = np.zeros(batch.rows, PREDICTED)
-        for name in _COPIED:
-            rows[name] = batch.columns[name]
+        rows = np.zeros(self.batch.rows, PREDICTED)
+        fill_predicted(rows, self.batch, slice(None), self.received_time_ns)
         rows["confidence"] = [confidence for _, confidence in self.answers]
         rows["tier"] = -1
-        # Clocks of other machines may be ahead: no stage time is negative.
-        rows["probe_time_ns"] = batch.probe_time_ns
-        rows["bus_to_flows_ns"] = max(0, batch.flows_received_time_ns - batch.probe_time_ns)
-        rows["flows_ns"] = max(0, batch.flows_sent_time_ns - batch.flows_received_time_ns)
-        rows["bus_to_model_ns"] = max(0, self.received_time_ns - batch.flows_sent_time_ns)
-        rows["received_ns"] = self.received_time_ns
         return rows
 
 

@@ -292,6 +292,7 @@ def test_waiting_memory_is_what_is_said() -> None:
 
     model = learner(max_waiting_flows=5000)
     names = tuple(f"feature {i}" for i in range(40))
+    feed(learner(), [1], np.ones((1, 40)), names=names)  # what is compiled is not what waits
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for start in range(0, 5000, 500):
