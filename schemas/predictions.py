@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from schemas.address_writer import HEX, write_address
 from schemas.codec import head_of
 from schemas.features import ROW_COLUMNS, FeatureBatch
 from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS, SCTP, TCP, UDP
@@ -21,7 +22,6 @@ PREDICTION_VERSION = 2
 Bytes = NDArray[np.uint8]
 _ROOM = 420
 """Most bytes of a message beside its texts: three ids, two addresses, fifteen integers of ten bytes, two numbers."""
-_HEX: Bytes = np.frombuffer(b"0123456789abcdef", np.uint8)
 _BASE64: Bytes = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
 _ID_FIELD = 17
 """Bytes of an id: its length, then its characters."""
@@ -247,7 +247,7 @@ def _word(value: np.uint64, out: Bytes, at: int) -> int:
 def _id(value: np.uint64, out: Bytes, at: int) -> int:
     out[at] = _ID_LENGTH
     for i in range(16):
-        out[at + 1 + i] = _HEX[(value >> np.uint64(60 - 4 * i)) & np.uint64(15)]
+        out[at + 1 + i] = HEX[(value >> np.uint64(60 - 4 * i)) & np.uint64(15)]
     return at + 17
 
 
@@ -255,54 +255,8 @@ def _id(value: np.uint64, out: Bytes, at: int) -> int:
 def _address(address: Bytes, version: int, out: Bytes, at: int) -> int:
     """Write the text of an address, as ``schemas.community_id.address_text`` has it, its length before it."""
     begin = at
-    at += 1
-    if version == 4:
-        for i in range(4):
-            number = np.int64(address[i])
-            if number >= 100:
-                out[at] = 48 + number // 100
-                at += 1
-            if number >= 10:
-                out[at] = 48 + number // 10 % 10
-                at += 1
-            out[at] = 48 + number % 10
-            at += 1
-            if i < 3:
-                out[at] = 46
-                at += 1
-    else:
-        at = _ipv6(address, out, at)
+    at = write_address(address, version, out, at + 1)
     out[begin] = 2 * (at - begin - 1)
-    return at
-
-
-@njit(cache=True, nogil=True)
-def _ipv6(address: Bytes, out: Bytes, at: int) -> int:
-    """Write an IPv6 address by RFC 5952: the first of the longest runs of zeros is left out."""
-    best, longest, run = -1, 1, 0
-    for i in range(8):
-        run = run + 1 if address[2 * i] == 0 and address[2 * i + 1] == 0 else 0
-        if run > longest:
-            best, longest = i - run + 1, run
-    i = 0
-    while i < 8:
-        if i == best:
-            out[at] = out[at + 1] = 58
-            at += 2
-            i += longest
-            continue
-        if i > 0 and i != best + longest * (best >= 0):
-            out[at] = 58
-            at += 1
-        group = (np.int64(address[2 * i]) << 8) | np.int64(address[2 * i + 1])
-        begun = False
-        for shift in (12, 8, 4, 0):
-            digit = (group >> shift) & 15
-            if digit or begun or shift == 0:
-                out[at] = _HEX[digit]
-                at += 1
-                begun = True
-        i += 1
     return at
 
 

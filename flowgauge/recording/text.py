@@ -9,9 +9,9 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
+from schemas.address_writer import write_address
 from schemas.columns import Array
 
-_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _LONGEST = 39
 """Octets of the longest address text."""
 
@@ -43,55 +43,6 @@ def _write_addresses(
     at = 0
     for row in range(len(ip_version)):
         offsets[row] = at
-        at = _write_4(addresses[row], out, at) if ip_version[row] == 4 else _write_6(addresses[row], out, at)
+        at = write_address(addresses[row], ip_version[row], out, at)
     offsets[len(ip_version)] = at
-    return at
-
-
-@njit(cache=True, nogil=True)
-def _write_4(address: NDArray[np.uint8], out: NDArray[np.uint8], at: int) -> int:
-    for i in range(4):
-        value = int(address[i])
-        if value >= 100:
-            out[at] = 48 + value // 100
-            at += 1
-        if value >= 10:
-            out[at] = 48 + value // 10 % 10
-            at += 1
-        out[at] = 48 + value % 10
-        at += 1
-        if i < 3:
-            out[at] = 46
-            at += 1
-    return at
-
-
-@njit(cache=True, nogil=True)
-def _write_6(address: NDArray[np.uint8], out: NDArray[np.uint8], at: int) -> int:
-    # The longest run of two or more zero groups, the first of equals, becomes "::".
-    best, best_length, run = -1, 1, 0
-    for i in range(8):
-        run = run + 1 if address[2 * i] == 0 and address[2 * i + 1] == 0 else 0
-        if run > best_length:
-            best, best_length = i - run + 1, run
-    i = 0
-    while i < 8:
-        if i == best:
-            out[at] = 58
-            out[at + 1] = 58
-            at += 2
-            i += best_length
-            continue
-        if i > 0 and i != best + best_length:
-            out[at] = 58
-            at += 1
-        value = int(address[2 * i]) << 8 | int(address[2 * i + 1])
-        begun = False
-        for shift in (12, 8, 4, 0):
-            digit = value >> shift & 15
-            if digit or begun or shift == 0:
-                out[at] = _HEX[digit]
-                at += 1
-                begun = True
-        i += 1
     return at

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.online.config import OnlineSettings
+from models.online.drift import prepare_tests
 from models.online.learner import OnlineLearner
 from models.online.records import Predictions
 from schemas.codec import decode, encode
@@ -292,7 +293,9 @@ def test_waiting_memory_is_what_is_said() -> None:
 
     model = learner(max_waiting_flows=5000)
     names = tuple(f"feature {i}" for i in range(40))
-    feed(learner(), [1], np.ones((1, 40)), names=names)  # what is compiled is not what waits
+    # What is compiled is not what waits.
+    prepare_tests()
+    feed(learner(), [1], np.ones((1, 40)), names=names)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for start in range(0, 5000, 500):
