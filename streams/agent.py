@@ -136,16 +136,20 @@ class FlowsAgent:
                 " and ".join(missing),
             )
 
-    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+    def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
         """Close what silence makes due, in partitions where nothing waits; publish the costs."""
         now_ns = time.time_ns()
         for number, partition in self.partitions.items():
-            if waiting.get((PACKETS, number), 0) == 0:
+            if away:
+                partition.restart_silence(time.monotonic_ns())
+            elif waiting.get((PACKETS, number), 0) == 0:
                 for rows in partition.tick(now_ns, time.monotonic_ns()):
                     self._produce([rows])
                     self._paths += partition.joined(rows)
         self._produce_paths()
         self.sink.check()
+        if away:
+            self._watch.restart_silence(time.monotonic_ns())
         self._watch.look(time.monotonic_ns(), behind=any(waiting.values()))
         if now_ns >= self._next_telemetry_ns:
             self._next_telemetry_ns = now_ns + round(self.plan.settings.telemetry_interval_s * 1e9)

@@ -88,8 +88,13 @@ class Handler(Protocol):
         ``flush`` and ``hand_over`` must not leave any.
         """
 
-    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
-        """Do what time alone asks for; ``waiting`` tells the messages left by (topic, partition)."""
+    def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
+        """Do what time alone asks for.
+
+        Args:
+            waiting: the messages left, by (topic, partition), as far as the client knows.
+            away: the broker does not answer, so that who is not heard of need not be silent.
+        """
 
     def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
         """Get ready for these partitions (all that are assigned, by plain topic) before their first message."""
@@ -128,7 +133,7 @@ class Runner:
         # Faust wants a folder, and with no tables keeps nothing in it; it goes with this object.
         self._datadir = tempfile.TemporaryDirectory(prefix="flowgauge-faust-")
         self.app = _make_app(bus, settings, self._datadir.name)
-        calm("aiokafka", log, f"bus {bus.bootstrap}")
+        self._broker = calm("aiokafka", log, f"bus {bus.bootstrap}")
         self.app.runner = self
         source = self.app.topic(*self._names, value_type=bytes, value_serializer="raw", key_serializer="raw")
         self.app.agent(source, concurrency=1, name="flowgauge")(self._loop)
@@ -253,7 +258,7 @@ class Runner:
         }
         self.handler.meter.gauge("lag_s", self._lag.seconds(waiting, time.time_ns()))
         self._health.tick(sum(waiting.values()), self._lag.taken)
-        await self.guarded(lambda: self.handler.on_tick(waiting))
+        await self.guarded(lambda: self.handler.on_tick(waiting, away=self._broker.in_outage))
 
     def _waiting(self, tp: Any, position: int | None = None) -> int:
         """Return how many messages the broker holds from ``position`` on, by default behind the last one handled."""

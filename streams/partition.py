@@ -149,6 +149,11 @@ class Partition:
             for rows in probe.flows.advance(watermark):
                 yield self._feature_batch(name, probe, rows, None, now_time_ns)
 
+    def restart_silence(self, monotonic_ns: int) -> None:
+        """Take every probe for just heard of: while the broker is away, silence is not theirs."""
+        for probe in self.probes.values():
+            probe.heard_ns = monotonic_ns
+
     def end_all(self, now_time_ns: int) -> Iterator[FeatureBatch]:
         """End every flow of every probe, as at the end of a capture."""
         for name, probe in self.probes.items():

@@ -69,6 +69,12 @@ class ProbeWatch:
             log.warning("probe %s is heard again after %.1f s", name, (now_ns - probe.heard_ns) / 1e9)
         probe.heard_ns = now_ns
 
+    def restart_silence(self, now_ns: int) -> None:
+        """Count the silence of who is not silent yet from now on: nobody is heard while the broker is away."""
+        for probe in self._probes.values():
+            if not probe.silent:
+                probe.heard_ns = now_ns
+
     def look(self, now_ns: int, *, behind: bool) -> None:
         """Notice who is silent; what waits on the bus may be theirs, so nobody is while this worker is ``behind``."""
         for name, probe in self._probes.items():

@@ -21,16 +21,22 @@ class OncePerOutage(logging.Handler):
         self._to, self._name, self._quiet_s, self._clock = to, name, quiet_s, clock
         self._last_s = float("-inf")
 
+    @property
+    def in_outage(self) -> bool:
+        """Return whether it has not been quiet for long enough yet."""
+        return self._clock() - self._last_s < self._quiet_s
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line."""
         now_s = self._clock()
-        if now_s - self._last_s >= self._quiet_s:
+        if not self.in_outage:
             self._to.warning("%s: %s; trying on", self._name, record.getMessage().strip())
         self._last_s = now_s
 
 
-def calm(library: str, to: logging.Logger, name: str) -> None:
-    """Have a library's log go to ``to``, one line an outage."""
-    logger = logging.getLogger(library)
-    logger.handlers[:] = [OncePerOutage(to, name)]
+def calm(library: str, to: logging.Logger, name: str) -> OncePerOutage:
+    """Have a library's log go to ``to``, one line an outage; return what tells whether there is one."""
+    logger, handler = logging.getLogger(library), OncePerOutage(to, name)
+    logger.handlers[:] = [handler]
     logger.propagate = False
+    return handler

@@ -247,10 +247,11 @@ class CascadeAgent:
         for flow in self._late.early.keys() & set(flows):
             self._score(flow, self._late.take(flow))
 
-    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+    def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
         """Give up what has waited long enough, follow the latency target, publish the costs when it is time."""
         self.on_drained()
-        self._publish(self.server.due())
+        if not away:
+            self._publish(self.server.due())
         self.sink.check()
         lag = sum(waiting.values())
         if self.pressure.look(time.monotonic(), lag):

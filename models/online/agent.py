@@ -164,7 +164,7 @@ class ModelAgent:
         else:
             self.learner.keep(made)
 
-    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+    def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
         """Publish the costs when it is time."""
         self.sink.check()
         self.keeper.poll()

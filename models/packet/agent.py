@@ -297,7 +297,7 @@ class PacketModelAgent:
         """Return that nothing was left for later."""
         return False
 
-    def on_tick(self, waiting: Mapping[tuple[str, int], int]) -> None:
+    def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
         """Answer what waits, forget idle flows, publish the costs when it is time."""
         self._raise_failure()
         self._waiting = {p: count for (topic, p), count in waiting.items() if topic == PAYLOADS}

@@ -258,6 +258,24 @@ def test_silence_closes_flows_only_where_nothing_waits(bench: Bench, monkeypatch
     assert bench.agent.counts()["rows_flow"] == 3
 
 
+def test_silence_while_the_broker_is_away_is_not_the_probes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: now_ns[0])
+    bench.feed(TRAFFIC, 0)
+
+    def after(seconds: int, *, away: bool) -> tuple[int, int]:
+        now_ns[0] += seconds * SECOND
+        bench.agent.on_tick({}, away=away)
+        counts = bench.agent.counts()
+        return counts["rows_flow"], counts["probe_silences"]
+
+    assert after(1000, away=True) == (0, 0)
+    assert after(2, away=False) == (0, 0)
+    assert after(20, away=False) == (3, 1)
+
+
 def states(bench: Bench) -> list[tuple[Sent, dict[str, Any]]]:
     return [(message, decode("FlowState", message.value)) for message in bench.sent("flows.state")]
 

@@ -72,6 +72,18 @@ def test_a_probe_that_ended_may_be_silent() -> None:
     assert w.later(6)["probes_silent"] == 1
 
 
+def test_who_is_silent_stays_so_when_the_broker_goes() -> None:
+    w = Watched()
+    w.hear("a")
+    assert w.later(11)["probes_silent"] == 1
+    w.hear("b")
+    for _ in range(3):
+        w.watch.restart_silence(w._now_ns)
+        assert w.later(9)["probes_silent"] == 1
+    assert w.later(2)["probes_silent"] == 2
+    assert w.gauges["probe_silent_s_a"] > 30
+
+
 def test_what_waits_on_the_bus_may_be_of_a_silent_probe() -> None:
     w = Watched()
     w.hear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -240,3 +241,14 @@ def test_topics_are_those_of_the_tiers_and_labels() -> None:
     assert input_topics(cascade()) == ("features.early", "labels")
     made = cascade(tier_card("fast", 1, "first"), tier_card("slow", 3, "deep"))
     assert input_topics(made) == ("features.first", "features.deep", "labels")
+
+
+def test_nobody_is_given_up_for_silence_while_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    to = Setup(wait_s=1.0, silence_s=1.0)
+    to.give(batch((5, 1, 0.0), fast=(1, UNSURE)))
+    now_ns = time.time_ns() + 60 * 10**9
+    monkeypatch.setattr(to.agent.server, "_clock", lambda: now_ns)
+    to.agent.on_tick({}, away=True)
+    assert to.finals == []
+    to.agent.on_tick({})
+    assert to.finals == [(name(5), "mail", 1)]
