@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,23 @@ class FlowsAgent:
     """Handler of the ``packets`` topic: one ``Partition`` per assigned partition."""
 
     def __init__(
-        self, settings: StreamsSettings, bus: BusSettings, sink: Sink, meter: StageMeter | None = None
+        self,
+        settings: StreamsSettings,
+        bus: BusSettings,
+        sink: Sink,
+        meter: StageMeter | None = None,
+        on_rows: Callable[[Sequence[FeatureBatch]], None] | None = None,
     ) -> None:
-        """Compile the kernel; raises SettingsError for an unknown feature."""
+        """Compile the kernel; ``on_rows`` gets all rows before the bus does.
+
+        Raises:
+            SettingsError: an unknown feature.
+        """
         self.plan = Plan(settings)
         warm_up(self.plan)
         self.bus = bus
         self.sink = sink
+        self._on_rows = on_rows
         self.partitions: dict[int, Partition] = {}
         self.next_offset: dict[int, int] = {}
         self._saved: dict[int, int] = {}
@@ -246,6 +256,9 @@ class FlowsAgent:
         return partition
 
     def _produce(self, batches: Iterable[FeatureBatch]) -> None:
+        if self._on_rows is not None:
+            batches = list(batches)
+            self._on_rows(batches)
         for batch in batches:
             now_ns = time.time_ns()
             value = batch.encode(flows_sent_time_ns=now_ns)

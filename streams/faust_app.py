@@ -114,10 +114,16 @@ class Runner:
     """Runs one handler in one Faust agent."""
 
     def __init__(
-        self, handler: Handler, topics: Sequence[str], bus: BusSettings, settings: WorkerSettings
+        self,
+        handler: Handler,
+        topics: Sequence[str],
+        bus: BusSettings,
+        settings: WorkerSettings,
+        more_meters: Sequence[StageMeter] = (),
     ) -> None:
-        """Make the app; nothing connects before ``run``."""
+        """Make the app; nothing connects before ``run``. ``more_meters`` are shown beside the handler's."""
         self.handler = handler
+        self._meters = (handler.meter, *more_meters)
         self.failure: FlowgaugeError | None = None
         self.handled: dict[Any, int] = {}
         """Offset of the first message not handled yet, by Faust's topic and partition."""
@@ -159,7 +165,7 @@ class Runner:
         gc.freeze()
         gc.set_threshold(*_COLLECT_AT)
         try:
-            with serving(self._settings, [self.handler.meter], self._health):
+            with serving(self._settings, self._meters, self._health):
                 self._worker.execute_from_commandline()
         except FlowgaugeError:
             raise

@@ -90,8 +90,8 @@ class StateReader:
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
-    def positions(self, topic: str, partitions: Iterable[int]) -> dict[int, Position]:
-        """Return where the group is in each partition of a topic (full name).
+    def positions(self, topic: str, partitions: Iterable[int], group: str = "") -> dict[int, Position]:
+        """Return where a consumer group is in each partition of a topic (full name); by default that of the states.
 
         Raises:
             BusError: the broker does not say.
@@ -99,7 +99,7 @@ class StateReader:
         asked = [TopicPartition(topic, p) for p in sorted(partitions)]
         if not asked:
             return {}
-        consumer = _consumer(self._bus, f"{self._bus.topic_prefix}{self._group}")
+        consumer = _consumer(self._bus, f"{self._bus.topic_prefix}{group or self._group}")
 
         def ask() -> dict[int, Position]:
             return {

@@ -45,11 +45,9 @@ def run_worker(
         SettingsError: an unknown feature.
     """
     resolve(settings.computed, settings.feature_files)
-    if settings.compression != "as the bus":
-        bus = bus.model_copy(update={"compression": settings.compression})
-    sink = BusProducer(bus, only_failures=True)
+    sink = BusProducer(with_compression(bus, settings), only_failures=True)
     sink.connect(on_wait=on_wait)
-    _check_topics(sink, settings, bus)
+    check_topics(sink, settings, bus)
     agent = FlowsAgent(settings, bus, sink)
     code = Runner(agent, [PACKETS], bus, settings).run()
     if unmatched := agent.rules_without_match():
@@ -58,7 +56,15 @@ def run_worker(
     return code, agent.counts()
 
 
-def _check_topics(sink: BusProducer, settings: StreamsSettings, bus: BusSettings) -> None:
+def with_compression(bus: BusSettings, settings: StreamsSettings) -> BusSettings:
+    """Return the bus as what makes feature rows writes to it."""
+    if settings.compression == "as the bus":
+        return bus
+    return bus.model_copy(update={"compression": settings.compression})
+
+
+def check_topics(sink: BusProducer, settings: StreamsSettings, bus: BusSettings) -> None:
+    """Raise BusError for a topic that a flows worker needs and that is missing or split otherwise."""
     missing = []
     for plain, by_flow in required_topics(settings):
         name = topic_name(bus, plain)

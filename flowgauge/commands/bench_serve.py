@@ -42,7 +42,7 @@ def command(
             min=1,
             max=64,
             metavar="N",
-            help="Flows workers, and as many cascade workers; default: 1. Several: runs with each.",
+            help="Workers; default: 1. Several: runs with each.",
         ),
     ] = None,
     partitions: Annotated[
@@ -65,6 +65,10 @@ def command(
             min=0.5, max=1000.0, metavar="MS", help="Time between two batches of a partition, in ms."
         ),
     ] = 5.0,
+    apart: Annotated[
+        bool,
+        typer.Option("--apart", help="Flow state and cascade in processes of their own, --workers of each."),
+    ] = False,
     bus: Annotated[
         str | None,
         typer.Option("--bus", metavar="HOST:PORT", help="Use this broker; without it one is started."),
@@ -73,7 +77,7 @@ def command(
     settings: options.Set = None,
     as_json: options.Json = False,
 ) -> int:
-    """Send flows at a rate through Kafka, a flows worker and a cascade worker; tell what came of it in one table.
+    """Send flows at a rate through Kafka and `flowgauge cascade serve --with-flows`; tell what came of it in one table.
 
     A small cascade is trained on half of the labelled flows of the captures, a forest at packet 1 and one at packet
     `--depth`. The other half is sent again and again, each time under addresses of its own, with the packets' own
@@ -100,6 +104,7 @@ def command(
         wait_s=wait,
         packets=packets,
         linger_ms=linger,
+        apart=apart,
         external_bus=bus is not None,
         passed_on=tuple(passed_on),
     )

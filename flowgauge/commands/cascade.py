@@ -32,6 +32,12 @@ def serve(
         typer.Option("--name", metavar="NAME", help="Name of the cascade to serve (cascade.name)."),
     ] = None,
     library: Library = None,
+    with_flows: Annotated[
+        bool,
+        typer.Option(
+            "--with-flows", help="Be the flows worker too: packets in, and no hop over the bus between."
+        ),
+    ] = False,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,
@@ -42,6 +48,9 @@ def serve(
     It serves the version that the topic models says is live, tiers and thresholds together, and goes over to another
     as soon as one is published. A version that cannot be used is refused, with the reason on stderr, and the one before
     goes on serving. While there is none the rows wait on the bus.
+
+    With --with-flows it takes the place of a flows worker (`flowgauge streams`, in the same group): it reads packets,
+    answers the rows that it makes of them, and publishes the rows as well.
     """
     from flowgauge.framing import start_framing
     from flowgauge.interrupt import stopping
@@ -50,6 +59,7 @@ def serve(
     from models.flow.config import CascadeSettings
     from models.flow.worker import run_worker
     from producers.config import BusSettings
+    from streams.config import StreamsSettings
 
     given = {"bus.bootstrap": bus, "cascade.name": name, "cascade.library": library}
     effective = load(config, given, settings or ())
@@ -57,7 +67,13 @@ def serve(
     log_to_stderr()
     chosen = effective.get("cascade", CascadeSettings)
     with stopping() as stop:
-        code, counters = run_worker(chosen, effective.get("bus", BusSettings), stop.event, waiting)
+        code, counters = run_worker(
+            chosen,
+            effective.get("bus", BusSettings),
+            stop.event,
+            waiting,
+            effective.get("streams", StreamsSettings) if with_flows else None,
+        )
     show_counters("cascade", counters, as_json)
     # SIGTERM is how a supervisor stops a worker: 0, as for the other workers.
     return code or (stop.exit_code if stop.exit_code == 130 else 0)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from producers.telemetry import StageMeter
 from schemas import features
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
-from schemas.features import decode_feature_batch
+from schemas.features import FeatureBatch, decode_feature_batch
 from schemas.flow_key import parse_flow_id
 from schemas.payloads import decode_payload_batch
 from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, TELEMETRY_COST
@@ -72,10 +73,24 @@ class CascadeAgent:
         sink: Sink,
         cascade: Cascade,
         live: LiveModels[Cascade],
+        meter: StageMeter | None = None,
+        resumer: Resumer | None = None,
+        topics: Sequence[str] = (),
     ) -> None:
-        """Serve ``cascade`` until ``live`` has another."""
+        """Serve ``cascade`` until ``live`` has another.
+
+        Args:
+            settings: of the worker.
+            bus: where answers go.
+            sink: takes them there.
+            cascade: the one to begin with.
+            live: the versions after it.
+            meter: counts for it; by default one of its own.
+            resumer: keeps the flows that wait; by default for the topics below.
+            topics: plain names of all that it gets; by default what ``cascade`` needs.
+        """
         self.settings, self.bus, self.sink = settings, bus, sink
-        self.topics = input_topics(cascade)
+        self.topics = tuple(topics) or input_topics(cascade)
         self.totals: Counter[str] = Counter()
         self.server = CascadeServer(settings, cascade)
         self.dead_letters = DeadLetters(STAGE, bus, sink)
@@ -85,9 +100,9 @@ class CascadeAgent:
         )
         self._answers = topic_name(bus, PREDICTIONS_FLOW)
         self._live = live
-        self._resumer = Resumer(settings.group, bus, sink, self.topics, self.totals)
+        self._resumer = resumer or Resumer(settings.group, bus, sink, self.topics)
         self._late = self._new_labels()
-        self._meter = StageMeter(STAGE, "rows", detail=settings.name)
+        self._meter = meter or StageMeter(STAGE, "rows", detail=settings.name)
         self._arrived: list[tuple[Message, Arrived | ArrivedPayloads]] = []
         self._labels: list[tuple[int, str]] = []
         self._told: Counter[str] = Counter()
@@ -110,7 +125,7 @@ class CascadeAgent:
 
     def counts(self) -> Counter[str]:
         """Return all counters by name."""
-        return self.totals + self.server.counts
+        return self.totals + self.server.counts + self._resumer.counts
 
     def on_message(self, message: Message) -> None:
         """Put rows or a label by, for ``on_drained``."""
@@ -136,6 +151,14 @@ class CascadeAgent:
         else:
             arrived = Arrived(decode_feature_batch(data), message.partition, received_ns)
             representation = arrived.batch.representation
+        self._put_by(message, arrived, representation)
+
+    def on_rows(self, batch: FeatureBatch) -> None:
+        """Put rows by that were made in this process, for ``on_drained``."""
+        message = Message(f"features.{batch.representation}", batch.partition, -1, None, None)
+        self._put_by(message, Arrived(batch, batch.partition, time.time_ns()), batch.representation)
+
+    def _put_by(self, message: Message, arrived: Arrived | ArrivedPayloads, representation: str) -> None:
         self._meter.items_in += arrived.batch.rows
         self._meter.count(f"rows_in_{representation}", arrived.batch.rows)
         self._arrived.append((message, arrived))
@@ -160,8 +183,9 @@ class CascadeAgent:
             except Exception as error:  # a defect must cost these messages, not the worker
                 log.exception("cascade %s", self.cascade.title)
                 self._meter.drop("failed", sum(one.batch.rows for _, one in arrived))
-                for message, _ in arrived:
-                    self._set_aside(message, f"{type(error).__name__}: {error}")
+                for message, one in arrived:
+                    value = message.value or one.batch.encode()
+                    self._set_aside(replace(message, value=value), f"{type(error).__name__}: {error}")
         labels, self._labels = self._labels, []
         self.totals["labels_received"] += len(labels)
         for flow, label in labels:
@@ -280,11 +304,15 @@ class CascadeAgent:
             version = waiting.title.rpartition("/")[2]
             self._publish(self.server.restore(number, waiting), version, waiting.classes)
 
-    def flush(self) -> None:
-        """Bring every answer made to the bus, and the flows that wait of partitions that have seen something new."""
+    def save(self) -> None:
+        """Produce every answer made, and the flows that wait of partitions that have seen something new."""
         self.on_drained()
         for number in self._resumer.unsaved():
             self._meter.count("state_saved_bytes", self._resumer.save(number, self.server))
+
+    def flush(self) -> None:
+        """Bring to the bus what ``save`` produces."""
+        self.save()
         if left := self.sink.flush(FLUSH_TIMEOUT_S):
             raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
         self.sink.check()

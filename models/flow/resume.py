@@ -25,10 +25,25 @@ class Resumer:
     """
 
     def __init__(
-        self, group: str, bus: BusSettings, sink: Sink, topics: Sequence[str], totals: Counter[str]
+        self,
+        group: str,
+        bus: BusSettings,
+        sink: Sink,
+        topics: Sequence[str],
+        name: str = "",
     ) -> None:
-        """Keep copies for a group; ``topics``: plain names, the first has the rows that flows are met with."""
-        self._group, self._bus, self._sink, self._totals = group, bus, sink, totals
+        """Keep copies of what a consumer group has read.
+
+        Args:
+            group: the group, whose committed offsets are gone by.
+            bus: the bus.
+            sink: takes the copies.
+            topics: plain names; a partition is held where the group has it of the first one.
+            name: whose copies they are; by default the group's.
+        """
+        self._group, self._bus, self._sink = group, bus, sink
+        self._name = name or group
+        self.counts: Counter[str] = Counter()
         self._topics = [topic for topic in topics if topic != LABELS]
         self._next: dict[tuple[str, int], int] = {}
         self._saved: dict[int, dict[str, int]] = {}
@@ -55,7 +70,7 @@ class Resumer:
         body = save(server.waiting_flows(number, offsets))
         slot = self._slots.get(number, 0)
         state = State(offsets.get(self._topics[0], 0), slot, LAYOUT, body)
-        write_state(self._sink, self._bus, self._group, number, state)
+        write_state(self._sink, self._bus, self._name, number, state)
         self._slots[number] = (slot + 1) % SLOTS
         self._saved[number] = offsets
         return len(body)
@@ -74,9 +89,9 @@ class Resumer:
         self.let_go()
         mine = partitions.get(self._topics[0], set())
         found: dict[int, Waiting] = {}
-        with StateReader(self._bus, self._group) as reader:
+        with StateReader(self._bus, self._name) as reader:
             topic = topic_name(self._bus, self._topics[0])
-            for number, position in reader.positions(topic, mine).items():
+            for number, position in reader.positions(topic, mine, self._group).items():
                 waiting = self._usable(topic, number, position, reader.read(number, position.committed))
                 if waiting is not None:
                     found[number] = waiting
@@ -94,12 +109,12 @@ class Resumer:
                 raise CodecError("the flows that wait are of a topic that is gone")
             waiting = load(state.body)
         except CodecError as error:
-            self._totals["states_unusable"] += 1
+            self.counts["states_unusable"] += 1
             log.error("%s [%d]: %s; they get no further answer", topic, number, error)
             return None
         self._slots[number] = (state.slot + 1) % SLOTS
         for name, offset in waiting.offsets.items():
             self._next[name, number] = offset
         self._saved[number] = self._offsets(number)
-        self._totals["states_restored"] += 1
+        self.counts["states_restored"] += 1
         return waiting

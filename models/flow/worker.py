@@ -11,6 +11,7 @@ from models.flow.bundle import CASCADES, open_cascade
 from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.errors import CascadeError
+from models.flow.with_flows import FlowsWithCascade
 from models.packet.announce import Announcement
 from models.packet.live import LiveVersions, first_version
 from models.packet.store import open_library
@@ -19,8 +20,11 @@ from producers.config import BusSettings, topic_name
 from producers.health import Health
 from producers.metrics import serving
 from schemas.topics import DEAD_LETTERS, FLOWS_STATE, MODELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from streams.codegen import resolve
+from streams.config import StreamsSettings
 from streams.credentials import check_group
 from streams.faust_app import Runner
+from streams.worker import check_topics, with_compression
 
 
 def load(settings: CascadeSettings, told: Announcement) -> Cascade:
@@ -53,24 +57,29 @@ def run_worker(
     bus: BusSettings,
     stop: threading.Event,
     on_wait: Callable[[str], None] | None = None,
+    streams: StreamsSettings | None = None,
 ) -> tuple[int, Counter[str]]:
     """Run a cascade worker until it is stopped; return (exit code, counters).
 
     ``stop`` ends the wait for a first cascade; once there is one, signals do. While there is none the rows wait on the
-    bus, for the worker is not in its group yet.
+    bus, for the worker is not in its group yet. With ``streams`` it is a flows worker too, and packets wait there.
 
     Raises:
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
-        SettingsError: what runs the tiers is not installed.
+        SettingsError: what runs the tiers is not installed, or an unknown feature.
+        CascadeError: the cascade needs rows that ``streams`` does not make.
     """
     # Each cascade has readers of its own: in one group, two cascades would each get half of the rows.
     settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
-    sink = BusProducer(bus, only_failures=True)
+    sink = BusProducer(with_compression(bus, streams) if streams else bus, only_failures=True)
     if not sink.connect(stop=stop, on_wait=on_wait):
         return 0, Counter()
     for name in (MODELS, DEAD_LETTERS, TELEMETRY_COST):
         sink.require(topic_name(bus, name))
-    check_group(bus, settings.group)  # before a wait for a model that may be long
+    if streams is not None:
+        resolve(streams.computed, streams.feature_files)
+        check_topics(sink, streams, bus)
+    check_group(bus, (streams or settings).group)  # before a wait for a model that may be long
     where = open_library(settings.library, CASCADES).root
     missing = (
         f"no usable version of the cascade {settings.name} is live yet (library {where}): "
@@ -84,9 +93,10 @@ def run_worker(
             cascade = first_version(live, stop, health, missing)
         if cascade is None:
             return 0, Counter()
-        topics = input_topics(cascade)
-        for name in (*topics, PREDICTIONS_FLOW, FLOWS_STATE):
+        for name in (*input_topics(cascade), PREDICTIONS_FLOW, FLOWS_STATE):
             sink.require(topic_name(bus, name), bus.partitions)
-        agent = CascadeAgent(settings, bus, sink, cascade, live)
-        code = Runner(agent, topics, bus, settings).run()
-    return code, agent.counts()
+        if streams is None:
+            agent = CascadeAgent(settings, bus, sink, cascade, live)
+            return Runner(agent, agent.topics, bus, settings).run(), agent.counts()
+        both = FlowsWithCascade(streams, settings, bus, sink, cascade, live)
+        return Runner(both, both.topics, bus, streams, [both.cascade.meter]).run(), both.counts()

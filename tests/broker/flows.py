@@ -114,9 +114,9 @@ class Flows:
         return self.run("streams", *more, *given)
 
     def run(self, command: str, *settings: str, script: str = "") -> Worker:
-        """Start ``flowgauge streams`` or ``models`` on this bus, with settings, KEY=VALUE; or a script like it."""
+        """Start ``flowgauge COMMAND``, a worker, on this bus, with settings, KEY=VALUE; or a script like it."""
         given = [f"bus.topic_prefix={self.prefix}", f"bus.partitions={PARTITIONS}", *settings]
-        arguments = [command, "--json", "--bus", self.bootstrap]
+        arguments = [*command.split(), "--json", "--bus", self.bootstrap]
         arguments += [word for setting in given for word in ("--set", setting)]
         out, err = (self.folder / f"worker{len(self.workers)}.{kind}" for kind in ("out", "err"))
         if self.forked and not script:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -62,6 +63,11 @@ _AFTER_WAIT_S = 0.5
 _POLL_S = 0.02
 
 
+_TOGETHER = {"cascade": ["cascade", "serve", "--with-flows"]}
+_APART = {"flows": ["streams"], "cascade": ["cascade", "serve"]}
+"""Commands of the workers, by stage."""
+
+
 @dataclass(frozen=True)
 class ServeOptions:
     """What to measure."""
@@ -70,13 +76,15 @@ class ServeOptions:
     """New flows per second."""
     seconds: float
     workers: int = 1
-    """Flows workers, and cascade workers, each."""
+    """Of each stage."""
     depths: tuple[int, int] = (1, 10)
     wait_s: float = 5.0
     linger_ms: float = 5.0
     packets: int = 0
     """Most packets of a flow; 0: all."""
     seed: int = 1
+    apart: bool = False
+    """Flows workers and cascade workers are processes of their own, with a hop over the bus between."""
     external_bus: bool = False
     partitions: int = 0
     """0: as many as workers."""
@@ -291,7 +299,8 @@ def _run(
     try:
         with ExitStack() as stack:
             workers: dict[str, Child] = {}
-            for stage, command in (("flows", ["streams"]), ("cascade", ["cascade", "serve"])):
+            stages = _APART if options.apart else _TOGETHER
+            for stage, command in stages.items():
                 for number in range(options.workers):
                     child = Child(f"flowgauge {' '.join(command)}", [*flowgauge, *command, *common])
                     workers[f"{stage} {number + 1}"] = stack.enter_context(child)
@@ -386,7 +395,7 @@ def _figures(
     behind_s = int(found.latency_ns[last].max(initial=0)) / 1e9
     answered = int((found.arrived_ns[measured] > 0).sum())
     serving = sum(seconds for name, seconds in run.cpu_s.items() if name not in ("reader", "generator"))
-    summed = {stage: _summed(run.counters, stage) for stage in ("flows", "cascade")}
+    summed = _summed(run.counters)
     return {
         "rate": options.rate,
         "flows": flows,
@@ -409,18 +418,15 @@ def _figures(
         "packets_per_s": round(sent["packets"] / sent["seconds"]),
         "generator_late_max_ms": round(sent["late_max_ms"], 1),
         "behind_s": round(behind_s, 2),
-        "batches_missing": summed["flows"].get("batches_missing", 0),
+        "batches_missing": summed.get("batches_missing", 0),
         "partitions": partitions,
         "workers": options.workers,
         "seconds": round(sent["seconds"], 2),
-        "cascade_counters": summed["cascade"],
+        "apart": options.apart,
+        "counters": summed,
     }
 
 
-def _summed(counters: dict[str, dict[str, int]], stage: str) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for name, counts in counters.items():
-        if name.startswith(stage):
-            for key, value in counts.items():
-                out[key] = out.get(key, 0) + value
-    return out
+def _summed(counters: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Return what all workers counted together."""
+    return dict(sum((Counter(counts) for counts in counters.values()), Counter[str]()))

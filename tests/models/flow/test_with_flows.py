@@ -1,0 +1,226 @@
+"""Flow state and a cascade in one process: the answers are those of two processes, whatever was seen before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.flow.agent import CascadeAgent, input_topics
+from models.flow.cascade import Cascade
+from models.flow.config import CascadeSettings
+from models.flow.errors import CascadeError
+from models.flow.tiers import Tier
+from models.flow.with_flows import FlowsWithCascade, topics_read
+from producers.config import BusSettings
+from schemas.codec import decode, encode
+from schemas.features import decode_feature_batch
+from schemas.packets import PacketBatch
+from streams.agent import FlowsAgent
+from streams.config import RepresentationSettings, StreamsSettings
+from streams.faust_app import Message
+from tests.models.flow.scripted import CLASSES, SURE, UNSURE, cascade, packet_card, tier_card
+from tests.models.flow.test_agent import Announced
+from tests.models.online.batches import label
+from tests.models.online.test_agent import ListSink
+from tests.streams.made import FLOWS, SECOND, START_NS, Made, columns_of
+
+BUS = BusSettings(partitions=4)
+PARTITION = 1
+SEEN = 1
+"""Messages after which flows wait for their third packet."""
+TRAFFIC = [Made(START_NS + i * SECOND // 100, FLOWS[i % 3], i % 2, 60 + 7 * i) for i in range(60)]
+STREAMS = StreamsSettings(
+    representations=(
+        RepresentationSettings(
+            name="early", kind="early", features=("packet_sequence", "ttl"), depths=(1, 3), ends=True
+        ),
+        RepresentationSettings(name="flow", kind="flow", features=("totals",)),
+    )
+)
+
+
+class ByOctets(Tier):
+    """Makes the class and how sure it is of the sum of its columns."""
+
+    def _probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        total = rows.sum(axis=1).astype(int)
+        sure = np.where(total // 3 % 2, SURE, UNSURE).astype(np.float32)
+        out = np.repeat((1 - sure[:, None]) / (len(CLASSES) - 1), len(CLASSES), axis=1)
+        out[np.arange(len(rows)), total % 3] = sure
+        return out.astype(np.float32)
+
+
+def by_octets() -> Cascade:
+    """Return a cascade that answers by packets 1 and 3 as the flows agent tells of them."""
+    columns = {1: ("octets_1",), 3: ("octets_1", "octets_2", "octets_3")}
+    cards = [tier_card(name, depth, columns=columns[depth]) for name, depth in (("fast", 1), ("slow", 3))]
+    scripted = cascade(*cards)
+    return Cascade(scripted.card, tuple(ByOctets(card, len(CLASSES)) for card in cards), {})
+
+
+def together(made: Cascade | None = None) -> tuple[FlowsWithCascade, ListSink]:
+    sink = ListSink()
+    return FlowsWithCascade(STREAMS, CascadeSettings(), BUS, sink, made or by_octets(), Announced()), sink
+
+
+def packets(packets_each: int = 6, **last: Any) -> list[Message]:
+    """Return the traffic as messages of ``packets``."""
+    out = []
+    for sequence, at in enumerate(range(0, len(TRAFFIC), packets_each)):
+        some = columns_of(TRAFFIC[at : at + packets_each])
+        more = last if at + packets_each >= len(TRAFFIC) else {}
+        value = PacketBatch("p", PARTITION, 1, 4, sequence, 77, some, **more).encode()
+        out.append(Message("packets", PARTITION, sequence, None, value))
+    return out
+
+
+def feed(to: Any, messages: list[Message], at_a_time: int = 1) -> None:
+    for at in range(0, len(messages), at_a_time):
+        for message in messages[at : at + at_a_time]:
+            to.on_message(message)
+        to.on_drained()
+
+
+Answer = tuple[Any, ...]
+
+
+def answers(sink: ListSink) -> list[Answer]:
+    """Return what was said, less times."""
+    names = ("prediction_id", "flow_id", "final", "tier", "label", "depth", "confidence", "event_time_ns")
+    found = sink.records("predictions.flow", "Prediction")
+    return sorted(tuple(str(record[name]) for name in names) for record in found)
+
+
+def rows(sink: ListSink) -> list[bytes]:
+    """Return the feature rows on the bus."""
+    found = [decode_feature_batch(m[1]) for m in sink.messages if m[0].startswith("features.")]
+    return sorted(
+        b"".join(np.ascontiguousarray(batch.columns[name][i]).tobytes() for name in sorted(batch.columns))
+        for batch in found
+        for i in range(batch.rows)
+    )
+
+
+@pytest.mark.parametrize("at_a_time", [1, 4, 100])
+def test_rows_and_answers_are_those_of_two_processes(at_a_time: int) -> None:
+    both, sink = together()
+    messages = packets(end_of_stream=True)
+    feed(both, messages, at_a_time)
+    first, between = FlowsAgent(STREAMS, BUS, bus := ListSink()), ListSink()
+    feed(first, messages, at_a_time)
+    second = CascadeAgent(CascadeSettings(), BUS, between, by_octets(), Announced())
+    for offset, (topic, value, partition, _) in enumerate(list(bus.messages)):
+        if topic == "features.early":
+            second.on_message(Message(topic, partition or 0, offset, None, value))
+            second.on_drained()
+    assert answers(sink) == answers(between)
+    assert rows(sink) == rows(bus)
+    told = {(final, tier) for _, _, final, tier, *_ in answers(sink)}
+    assert {("False", "1"), ("True", "2")} <= told
+    assert both.counts()["final"] == len({flow for _, flow, *_ in answers(sink)}) > 0
+    assert next(topic for topic, *_ in sink.messages) == "predictions.flow", "answers do not wait for rows"
+
+
+def test_times_tell_that_there_was_no_hop() -> None:
+    both, sink = together()
+    feed(both, packets())
+    for record in sink.records("predictions.flow", "Prediction"):
+        assert record["probe_time_ns"] == 77
+        assert 0 <= record["bus_to_model_ns"] < record["flows_ns"] + SECOND
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 100])
+def test_what_the_cascade_has_seen_is_folded_in_but_not_answered_again(at_a_time: int) -> None:
+    """As after a crash between the two states' writing: the flow state is older than the cascade's."""
+    messages = packets(end_of_stream=True)
+    whole, said = together()
+    feed(whole, messages[:SEEN])
+    before = answers(said)
+    said.messages.clear()
+    feed(whole, messages[SEEN:])
+    after, both_rows = answers(said), rows(said)
+    assert before and after
+    resumed, sink = together()
+    feed(resumed, messages[:SEEN])
+    waiting = resumed.cascade.server.waiting_flows(PARTITION, {})
+    fresh, sink = together()
+    fresh.cascade.server.restore(PARTITION, waiting)
+    fresh._resumer._next["packets", PARTITION] = SEEN
+    feed(fresh, messages, at_a_time)
+    assert answers(sink) == after
+    assert set(both_rows) < set(rows(sink))
+    assert fresh.flows.counts()["packets"] == len(TRAFFIC)
+
+
+def test_both_states_are_written_the_cascades_first() -> None:
+    both, sink = together()
+    feed(both, packets()[:4])
+    both.flush()
+    keys = [key for topic, _, _, key in sink.messages if topic == "flows.state"]
+    assert keys == [
+        f"flowgauge-flows+flowgauge-cascade/{PARTITION}/0/0",
+        f"flowgauge-flows/{PARTITION}/0/0",
+    ]
+    states = [decode("FlowState", value) for topic, value, *_ in sink.messages if topic == "flows.state"]
+    assert [state["offset"] for state in states] == [4, 4]
+    both.flush()
+    assert len([topic for topic, *_ in sink.messages if topic == "flows.state"]) == 2
+    both.hand_over()
+    assert len([topic for topic, *_ in sink.messages if topic == "flows.state"]) == 4
+
+
+def test_labels_are_scored() -> None:
+    both, sink = together()
+    feed(both, packets(end_of_stream=True))
+    flow = int(sink.records("predictions.flow", "Prediction")[0]["flow_id"], 16)
+    both.on_message(Message("labels", PARTITION, 0, None, encode("Label", label(flow, "web"))))
+    both.on_drained()
+    assert both.counts()["labels_scored"] == 1
+
+
+def test_each_tells_its_own_costs() -> None:
+    both, sink = together()
+    feed(both, packets())
+    both.on_tick({("packets", PARTITION): 3})
+    told = {r["stage"]: r for r in sink.records("telemetry.cost", "CostTelemetry")}
+    assert (told["flows"]["unit"], told["flows"]["items_in"]) == ("packets", len(TRAFFIC))
+    assert told["cascade"]["items_in"] == told["flows"]["counters"]["rows_early"]
+    assert told["flows"]["cpu_ns"] > 0 and told["cascade"]["cpu_ns"] > 0
+
+
+def test_a_defect_of_the_cascade_sets_its_rows_aside_and_flow_state_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both, sink = together()
+    messages = packets(end_of_stream=True)
+
+    def broken(_: object) -> Any:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(both.cascade.server, "take", broken)
+        feed(both, messages[:1])
+    feed(both, messages[1:])
+    letter, *more = sink.records("dead-letters", "DeadLetter")
+    assert (letter["topic"], letter["offset"], letter["stage"]) == ("features.early", -1, "cascade")
+    assert decode_feature_batch(letter["message"]).rows == 3 and not more
+    assert both.flows.counts()["packets"] == len(TRAFFIC)
+
+
+def test_packets_that_cannot_be_used_are_set_aside_once() -> None:
+    both, sink = together()
+    feed(both, [Message("packets", PARTITION, 0, None, b"poison"), *packets()[1:]])
+    (letter,) = sink.records("dead-letters", "DeadLetter")
+    assert (letter["topic"], letter["offset"], letter["stage"]) == ("packets", 0, "flows")
+
+
+def test_topics_that_are_read() -> None:
+    assert topics_read(STREAMS, by_octets()) == ("packets", "labels")
+    with_payloads = cascade(tier_card("fast", 1), packet_card("slow", 4))
+    assert set(input_topics(with_payloads)) == {"features.early", "payloads", "labels"}
+    assert topics_read(STREAMS, with_payloads) == ("packets", "payloads", "labels")
+    with pytest.raises(CascadeError, match=r"cascade flows/1 needs the representation deep, which streams\."):
+        together(cascade(tier_card("fast", 1), tier_card("slow", 3, "deep")))
