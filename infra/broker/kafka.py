@@ -184,6 +184,9 @@ class KafkaBroker:
                 self._data_dir = self._given_data_dir.resolve()
             elif self._data_dir is None:
                 self._data_dir = Path(tempfile.mkdtemp(prefix="flowgauge-kafka-"))
+            # Java unpacks native libraries there, and leaves them where it is killed.
+            shutil.rmtree(self._data_dir / "tmp", ignore_errors=True)
+            (self._data_dir / "tmp").mkdir()
             settings = _SERVER_PROPERTIES.format(
                 controller_port=self._controller_port, log_dir=self._data_dir / "topics"
             )
@@ -199,6 +202,7 @@ class KafkaBroker:
     def _command(self, *main: str) -> list[str]:
         # Java, not a shell, expands the star of the class path.
         options = [*_JVM_OPTIONS, f"-Dlog4j2.configurationFile={_HERE / 'log4j2.xml'}"]
+        options.append(f"-Djava.io.tmpdir={self.data_dir / 'tmp'}")
         return [self._java, f"-Xmx{self._heap_mb}m", *options, "-cp", f"{self._lib}/*", *main]
 
     def _format(self) -> None:
