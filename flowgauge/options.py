@@ -24,6 +24,12 @@ JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a
 Bus = Annotated[
     str | None, typer.Option("--bus", metavar="HOST:PORT", help="Kafka bootstrap servers (bus.bootstrap).")
 ]
+WithFlows = Annotated[
+    bool,
+    typer.Option(
+        "--with-flows", help="Be the flows worker too: packets in, and no hop over the bus between."
+    ),
+]
 Captures = Annotated[
     list[str],
     typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, also .gz and .zst; - is stdin."),

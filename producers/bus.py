@@ -74,6 +74,20 @@ class Sink(Protocol):
         """Wait until every message has its answer; return how many have none."""
 
 
+_BRING_TIMEOUT_S = 60.0
+
+
+def bring(sink: Sink, bus: BusSettings) -> None:
+    """Return once all that was produced is on the bus.
+
+    Raises:
+        BusError: it does not get there.
+    """
+    if left := sink.flush(_BRING_TIMEOUT_S):
+        raise BusError(f"bus {bus.bootstrap}: {left:,} messages not acknowledged")
+    sink.check()
+
+
 @runtime_checkable
 class TimedSink(Protocol):
     """A sink that knows how far this machine's clock is from the bus's."""

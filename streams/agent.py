@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from producers.bus import Item, Sink
+from producers.bus import Item, Sink, bring
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import encode
-from schemas.errors import BusError, CodecError
+from schemas.errors import CodecError
 from schemas.features import FeatureBatch
 from schemas.flow_key import parse_flow_id, partition_of
 from schemas.packets import PacketBatch, decode_packet_batch
@@ -34,8 +34,6 @@ from streams.services.live_rules import LiveRules
 from streams.services.rules import RuleBook
 
 log = logging.getLogger("flowgauge")
-
-FLUSH_TIMEOUT_S = 60.0
 
 
 class FlowsAgent:
@@ -175,14 +173,16 @@ class FlowsAgent:
                 self.partitions[number] = self._restore(number, position, state)
 
     def flush(self) -> None:
-        """Bring every row made to the bus, and the state of every partition that has seen something new."""
+        """Bring every row made to the bus, and then the state of every partition that has seen something new.
+
+        What a state has seen is not made again, so its rows must be there before it.
+        """
         self.on_drained()
+        bring(self.sink, self.bus)
         for number, offset in self.next_offset.items():
             if self._saved.get(number) != offset:
                 self._save(number)
-        if left := self.sink.flush(FLUSH_TIMEOUT_S):
-            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
-        self.sink.check()
+        bring(self.sink, self.bus)
 
     def hand_over(self) -> None:
         """Leave the state of every partition on ``flows.state``, then let go of it."""

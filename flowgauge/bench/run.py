@@ -48,6 +48,8 @@ class BenchOptions:
     """Packets per second of the stages latency and capture; None: what each takes by default."""
     seconds: float = 20.0
     """For how long the stages latency, packet_models and capture send."""
+    apart: bool = False
+    """Whether flows worker and model worker of the stage latency are processes of their own."""
     passed_on: tuple[str, ...] = ()
     """Flags with which the settings were made, for the processes of the stage ``bus``."""
 
@@ -168,7 +170,7 @@ class _Bench:
             flags = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
             setup = Setup(
                 self._streams, models, bus, options.rate or LATENCY_RATE, options.seconds,
-                options.external_bus, (*options.passed_on, *flags),
+                options.external_bus, (*options.passed_on, *flags), options.apart,
             )  # fmt: skip
             return latency(self._corpus.captures, setup, _step)
         if stage == "packet_models":

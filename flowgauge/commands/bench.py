@@ -43,6 +43,10 @@ def command(
             min=6.0, max=3600.0, help="For how long the stages latency, packet_models and capture send."
         ),
     ] = 20.0,
+    apart: Annotated[
+        bool,
+        typer.Option("--apart", help="Stage latency: flow state and model in processes of their own."),
+    ] = False,
     bus: Annotated[
         str | None,
         typer.Option("--bus", metavar="HOST:PORT", help="Use this broker; without it one is started."),
@@ -82,6 +86,7 @@ def command(
         external_bus=bus is not None,
         rate=rate,
         seconds=seconds,
+        apart=apart,
         passed_on=tuple(passed_on),
     )
     return run(effective, captures or (), chosen, as_json)

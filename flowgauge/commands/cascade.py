@@ -32,12 +32,7 @@ def serve(
         typer.Option("--name", metavar="NAME", help="Name of the cascade to serve (cascade.name)."),
     ] = None,
     library: Library = None,
-    with_flows: Annotated[
-        bool,
-        typer.Option(
-            "--with-flows", help="Be the flows worker too: packets in, and no hop over the bus between."
-        ),
-    ] = False,
+    with_flows: options.WithFlows = False,
     bus: options.Bus = None,
     config: options.Config = None,
     settings: options.Set = None,

@@ -22,7 +22,7 @@ from models.flow.settling import warm_up
 from models.flow.table import HELD
 from models.flow.work import Arrived, ArrivedPayloads
 from models.packet.live import Change, LiveModels
-from producers.bus import Item, Sink, octets_of
+from producers.bus import Item, Sink, bring, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas import features
@@ -38,7 +38,6 @@ from streams.faust_app import Message
 log = logging.getLogger("flowgauge")
 
 STAGE = "cascade"
-FLUSH_TIMEOUT_S = 60.0
 _DRIFT_EVERY_S = 60.0
 """Drift is told on the log no more often than that; telemetry has every signal."""
 
@@ -130,7 +129,7 @@ class CascadeAgent:
     def on_message(self, message: Message) -> None:
         """Put rows or a label by, for ``on_drained``."""
         received_ns = time.time_ns()
-        if not self._resumer.is_new(message.topic, message.partition, message.offset):
+        if not self.is_new(message):
             self.totals["messages_redelivered"] += 1
             return
         try:
@@ -152,6 +151,14 @@ class CascadeAgent:
             arrived = Arrived(decode_feature_batch(data), message.partition, received_ns)
             representation = arrived.batch.representation
         self._put_by(message, arrived, representation)
+
+    def wants(self) -> Sequence[str]:
+        """Return the plain names of the topics whose messages it can use now."""
+        return input_topics(self.cascade)
+
+    def is_new(self, message: Message) -> bool:
+        """Return whether a message has not been seen, and take note of it."""
+        return self._resumer.is_new(message.topic, message.partition, message.offset)
 
     def on_rows(self, batch: FeatureBatch) -> None:
         """Put rows by that were made in this process, for ``on_drained``."""
@@ -305,17 +312,22 @@ class CascadeAgent:
             self._publish(self.server.restore(number, waiting), version, waiting.classes)
 
     def save(self) -> None:
-        """Produce every answer made, and the flows that wait of partitions that have seen something new."""
+        """Bring every answer made to the bus, then produce the flows that wait of partitions that have seen news.
+
+        Flows that a copy does not hold are not answered again, so their answers must be there before it.
+        """
         self.on_drained()
+        bring(self.sink, self.bus)
         for number in self._resumer.unsaved():
             self._meter.count("state_saved_bytes", self._resumer.save(number, self.server))
+
+    def on_flushed(self) -> None:
+        """Do nothing: both answers and state are on the bus."""
 
     def flush(self) -> None:
         """Bring to the bus what ``save`` produces."""
         self.save()
-        if left := self.sink.flush(FLUSH_TIMEOUT_S):
-            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
-        self.sink.check()
+        bring(self.sink, self.bus)
 
     def hand_over(self) -> None:
         """Leave the flows that wait to whoever gets the partitions next."""

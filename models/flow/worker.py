@@ -6,19 +6,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from models.flow.agent import CascadeAgent, input_topics
+from models.flow.agent import STAGE, CascadeAgent, input_topics
 from models.flow.bundle import CASCADES, open_cascade
 from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
 from models.flow.errors import CascadeError
-from models.flow.with_flows import FlowsWithCascade
+from models.flow.resume import Resumer
 from models.packet.announce import Announcement
-from models.packet.live import LiveVersions, first_version
+from models.packet.live import LiveModels, LiveVersions, first_version
 from models.packet.store import open_library
-from producers.bus import BusProducer
+from models.with_flows import CpuShare, FlowsWithModel, made_topics, topics_read
+from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, topic_name
 from producers.health import Health
 from producers.metrics import serving
+from producers.telemetry import StageMeter
 from schemas.topics import DEAD_LETTERS, FLOWS_STATE, MODELS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.codegen import resolve
 from streams.config import StreamsSettings
@@ -66,8 +68,7 @@ def run_worker(
 
     Raises:
         BusError: no broker, a topic is missing or split otherwise, or the bus fails for good.
-        SettingsError: what runs the tiers is not installed, or an unknown feature.
-        CascadeError: the cascade needs rows that ``streams`` does not make.
+        SettingsError: what runs the tiers is not installed, an unknown feature, or one that ``streams`` does not make.
     """
     # Each cascade has readers of its own: in one group, two cascades would each get half of the rows.
     settings = settings.model_copy(update={"group": f"{settings.group}.{settings.name}"})
@@ -98,5 +99,29 @@ def run_worker(
         if streams is None:
             agent = CascadeAgent(settings, bus, sink, cascade, live)
             return Runner(agent, agent.topics, bus, settings).run(), agent.counts()
-        both = FlowsWithCascade(streams, settings, bus, sink, cascade, live)
-        return Runner(both, both.topics, bus, streams, [both.cascade.meter]).run(), both.counts()
+        both = with_flows(streams, settings, bus, sink, cascade, live)
+        return Runner(both, both.topics, bus, streams, [both.model.meter]).run(), both.counts()
+
+
+def with_flows(
+    streams: StreamsSettings,
+    settings: CascadeSettings,
+    bus: BusSettings,
+    sink: Sink,
+    cascade: Cascade,
+    live: LiveModels[Cascade],
+) -> FlowsWithModel[CascadeAgent]:
+    """Return the handler of a worker that keeps flow state too; raises as ``run_worker`` does."""
+    topics = topics_read(streams, input_topics(cascade), f"cascade {cascade.title}")
+    share = CpuShare()
+    agent = CascadeAgent(
+        settings,
+        bus,
+        sink,
+        cascade,
+        live,
+        meter=StageMeter(STAGE, "rows", settings.name, share.part_ns),
+        resumer=Resumer(streams.group, bus, sink, topics, f"{streams.group}+{settings.group}"),
+        topics=(*made_topics(streams), *topics[1:]),
+    )
+    return FlowsWithModel(streams, bus, sink, agent, topics, share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -17,23 +17,23 @@ from models.online.keeper import StateKeeper
 from models.online.learner import OnlineLearner
 from models.online.records import Predictions
 from models.online.state import Snapshot
-from producers.bus import Item, Sink, octets_of
+from producers.bus import Item, Sink, bring, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas import features
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
-from schemas.features import decode_feature_batch
+from schemas.features import FeatureBatch, decode_feature_batch
 from schemas.flow_key import partitions_of
 from schemas.predictions import warm_up_writer
-from schemas.topics import LABELS, PREDICTIONS_FLOW, TELEMETRY_COST
+from schemas.topics import LABELS, PACKETS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Message
 from streams.handover import Position
 
 log = logging.getLogger("flowgauge")
 
-FLUSH_TIMEOUT_S = 60.0
+STAGE = "models"
 CATCH_UP_S = 20.0
 """Most time that learning a crashed worker's last messages again may take, before the first new one."""
 _MOST_LESSONS = 64
@@ -72,8 +72,27 @@ class ModelAgent:
     twice, and what was committed after the last copy is learned again, unless the worker ended in order.
     """
 
-    def __init__(self, settings: OnlineSettings, bus: BusSettings, sink: Sink) -> None:
-        """Restore the model, or make a new one; raises SettingsError for parameters that it has not."""
+    def __init__(
+        self,
+        settings: OnlineSettings,
+        bus: BusSettings,
+        sink: Sink,
+        meter: StageMeter | None = None,
+        rows_group: str = "",
+    ) -> None:
+        """Restore the model, or make a new one.
+
+        Args:
+            settings: of the worker.
+            bus: where predictions go.
+            sink: takes them there.
+            meter: counts for it; by default one of its own.
+            rows_group: where rows are made in this process, the consumer group of that; by default they come over
+                the bus, in the model's own group.
+
+        Raises:
+            SettingsError: parameters that the classifier has not.
+        """
         self.settings = settings
         self.bus = bus
         self.sink = sink
@@ -90,7 +109,10 @@ class ModelAgent:
         """Predictions made of the messages at hand, which leave together."""
         self._lessons: deque[tuple[Message, Predictions | None]] = deque()
         """Labels and answered features that wait to be learned: that takes long, so predictions leave first."""
-        self._meter = StageMeter("models", "rows", detail=settings.name)
+        self._meter = meter or StageMeter(STAGE, "rows", detail=settings.name)
+        self._rows_group = rows_group
+        self._made: dict[str, set[int]] = {}
+        """Where rows are made in this process: the topics and partitions that they go to."""
         self._next_offset: dict[tuple[str, int], int] = {}
         # What a former process counted is on telemetry already.
         self._meter.know(self.learner.counts)
@@ -122,6 +144,19 @@ class ModelAgent:
         else:
             self._try(message, partial(self._on_features, message, received_ns))
 
+    def wants(self) -> Sequence[str]:
+        """Return the plain names of the topics whose messages it can use."""
+        return input_topics(self.settings)
+
+    def is_new(self, _: Message) -> bool:
+        """Return that rows are always news: those that come again are known by their prediction ids."""
+        return True
+
+    def on_rows(self, batch: FeatureBatch) -> None:
+        """Predict on rows that were made in this process."""
+        message = Message(f"features.{batch.representation}", batch.partition, -1, None, None)
+        self._try(message, partial(self._answer, message, batch, time.time_ns()), batch)
+
     def on_drained(self) -> None:
         """Publish the predictions made of the messages at hand; raises BusError.
 
@@ -141,21 +176,21 @@ class ModelAgent:
 
     def _learn_next(self) -> None:
         message, made = self._lessons.popleft()
-        self._try(message, partial(self._learn, message, made))
+        self._try(message, partial(self._learn, message, made), made.batch if made else None)
 
-    def _try(self, message: Message, work: Callable[[], None]) -> None:
-        """Do some work on a message; set the message aside where it cannot be done."""
+    def _try(self, message: Message, work: Callable[[], None], rows: FeatureBatch | None = None) -> None:
+        """Do some work on a message, or on rows in its place; set it aside where that cannot be done."""
         try:
-            if not message.value:
+            if not message.value and rows is None:
                 raise CodecError("an empty message")
             work()
         except BusError:
             raise
         except CodecError as error:
-            self._set_aside(message, str(error))
+            self._set_aside(message, str(error), rows)
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
-            self._set_aside(message, f"{type(error).__name__}: {error}")
+            self._set_aside(message, f"{type(error).__name__}: {error}", rows)
 
     def _learn(self, message: Message, made: Predictions | None) -> None:
         """Learn from a label, or keep the rows of a message of features for theirs."""
@@ -178,13 +213,31 @@ class ModelAgent:
         self._next_offset.clear()
         if not self.keeper.is_on:
             return
-        places = positions(self.bus, self.settings.group, partitions)
+        places = self._places(partitions)
         # A copy of the state tells of every partition what is in it, also where there was no message so far:
         # what comes there before the worker dies has to be learned again.
         self._next_offset.update({source: max(0, place.committed) for source, place in places.items()})
         if self._restored is not None:
             snapshot, self._restored = self._restored, None
             self._resume(snapshot, places)
+
+    def _places(self, partitions: Mapping[str, set[int]]) -> dict[Source, Position]:
+        """Return from where the group goes on in each source.
+
+        Where rows are made in this process it has all of them that are on the bus: it made them, or a worker before.
+        """
+        if not self._rows_group:
+            return positions(self.bus, self.settings.group, partitions)
+        self._made = {
+            topic: partitions.get(PACKETS, set()) for topic in input_topics(self.settings) if topic != LABELS
+        }
+        places = positions(self.bus, self._rows_group, {LABELS: partitions.get(LABELS, set())})
+        return places | {source: Position(end, end) for source, end in self._ends_of_rows().items()}
+
+    def _ends_of_rows(self) -> dict[Source, int]:
+        return {
+            source: place.end for source, place in positions(self.bus, self._rows_group, self._made).items()
+        }
 
     def _resume(self, snapshot: Snapshot, places: Mapping[Source, Position]) -> None:
         """Go on from a state: learn what its messages lack of those committed, and skip what it has beyond."""
@@ -228,22 +281,25 @@ class ModelAgent:
         except Exception:
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
 
-    def flush(self) -> None:
-        """Return once every prediction is on the bus; then, when it is time, begin a copy of the state.
-
-        So every message in a state has its predictions on the bus.
-        """
-        self._flush()
-        if self.keeper.is_due():
-            self.keeper.save(self._snapshot(handed_over=False), wait=False)
-
-    def _flush(self) -> None:
+    def save(self) -> None:
+        """Produce every prediction made, and learn what is to be learned of the messages so far."""
         self.on_drained()
         while self.on_idle():
             pass
-        if left := self.sink.flush(FLUSH_TIMEOUT_S):
-            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
-        self.sink.check()
+
+    def on_flushed(self) -> None:
+        """Begin a copy of the state when it is time: every message in it has its predictions on the bus."""
+        if self.keeper.is_due():
+            self.keeper.save(self._snapshot(handed_over=False), wait=False)
+
+    def flush(self) -> None:
+        """Return once every prediction is on the bus; then see to the copy of the state."""
+        self._flush()
+        self.on_flushed()
+
+    def _flush(self) -> None:
+        self.save()
+        bring(self.sink, self.bus)
 
     def hand_over(self) -> None:
         """Tell the last costs and save the state: it is this worker's own, no other takes it over."""
@@ -253,10 +309,15 @@ class ModelAgent:
         self._next_offset.clear()
 
     def _snapshot(self, *, handed_over: bool) -> Snapshot:
+        """Return the state as it is; of rows made here it holds all that are on the bus, since they were flushed."""
+        if self._made:
+            self._next_offset.update(self._ends_of_rows())
         return Snapshot(self.learner, dict(self._next_offset), handed_over)
 
     def _on_features(self, message: Message, received_ns: int) -> None:
-        batch = decode_feature_batch(message.value or b"")
+        self._answer(message, decode_feature_batch(message.value or b""), received_ns)
+
+    def _answer(self, message: Message, batch: FeatureBatch, received_ns: int) -> None:
         made = 0
         try:
             predictions = self.learner.answer(batch, received_ns)
@@ -275,11 +336,10 @@ class ModelAgent:
             self._meter.drop("other_representation" if other else "failed", batch.rows - made)
         self._meter.record_ns(time.time_ns() - batch.probe_time_ns, made)
 
-    def _set_aside(self, message: Message, reason: str) -> None:
+    def _set_aside(self, message: Message, reason: str, rows: FeatureBatch | None) -> None:
         self.totals["messages_set_aside"] += 1
-        self.dead_letters.put(
-            message.topic, message.partition, message.offset, message.key, message.value, reason
-        )
+        value = message.value or (rows.encode() if rows is not None else None)
+        self.dead_letters.put(message.topic, message.partition, message.offset, message.key, value, reason)
 
     def _publish_telemetry(self, waiting: int | None) -> None:
         self._meter.count_up_to(self.counts())

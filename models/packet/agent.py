@@ -17,11 +17,11 @@ from models.packet.live import Change, LiveModels
 from models.packet.records import Rows, Timing
 from models.packet.runtime import PacketModel
 from models.packet.votes import FlowVotes, warm_up
-from producers.bus import Item, Sink, octets_of
+from producers.bus import Item, Sink, bring, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
 from schemas.codec import decode, encode
-from schemas.errors import BusError, CodecError, FlowgaugeError
+from schemas.errors import CodecError, FlowgaugeError
 from schemas.flow_key import parse_flow_id, partitions_of
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch, decode_payload_batch
 from schemas.predictions import warm_up_writer
@@ -33,7 +33,6 @@ log = logging.getLogger("flowgauge")
 
 STAGE = "packet-models"
 INPUT_TOPICS = (PAYLOADS, LABELS)
-FLUSH_TIMEOUT_S = 60.0
 
 Schedule = Callable[[float, Callable[[], None]], object]
 """Calls something after some seconds, on the worker's event loop."""
@@ -322,9 +321,7 @@ class PacketModelAgent:
         """Return once every prediction of the messages so far is on the bus."""
         self._raise_failure()
         self.answer()
-        if left := self.sink.flush(FLUSH_TIMEOUT_S):
-            raise BusError(f"bus {self.bus.bootstrap}: {left:,} messages not acknowledged")
-        self.sink.check()
+        bring(self.sink, self.bus)
 
     def hand_over(self) -> None:
         """Answer what waits and tell the last costs. Sums of flows stay: they are this worker's own."""

@@ -24,7 +24,7 @@ from flowgauge.settings_values import toml_value
 from models.flow.bundle import open_cascade, write_cascade
 from models.flow.config import CascadeSettings
 from models.flow.study.export import sklearn_onnx
-from models.flow.with_flows import FlowsWithCascade
+from models.flow.worker import with_flows
 from producers.config import BusSettings
 from schemas.codec import decode
 from schemas.features import decode_feature_batch
@@ -82,7 +82,7 @@ def cascade_folder(at: Path) -> Path:
 def undisturbed(folder: Path, capture: str) -> tuple[set[Final], Counter[Row]]:
     """Return the answers and rows of one worker without a bus."""
     sink, bus = ListSink(), BusSettings(partitions=PARTITIONS)
-    both = FlowsWithCascade(STREAMS, CASCADE, bus, sink, open_cascade(folder), Announced())
+    both = with_flows(STREAMS, CASCADE, bus, sink, open_cascade(folder), Announced())
     offsets: Counter[int] = Counter()
     for partition, value in messages(capture, 50):
         both.on_message(Message("packets", partition, offsets[partition], None, value))

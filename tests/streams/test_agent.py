@@ -210,6 +210,22 @@ def test_unacknowledged_rows_are_an_error(bench: Bench, monkeypatch: pytest.Monk
         bench.agent.flush()
 
 
+def test_rows_are_on_the_bus_before_the_state_that_tells_of_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[set[str]] = []
+
+    def flush(timeout_s: float) -> int:
+        brought.append({message.topic for message in bench.sink.messages})
+        return 0
+
+    monkeypatch.setattr(bench.sink, "flush", flush)
+    bench.feed(TRAFFIC, 0)
+    bench.agent.flush()
+    assert "x.features.early" in brought[0] and "x.flows.state" not in brought[0]
+    assert "x.flows.state" in brought[-1]
+
+
 def test_a_batch_that_comes_again_changes_nothing(bench: Bench) -> None:
     bench.feed(TRAFFIC[:20], 0)
     before = bench.rows()

@@ -10,7 +10,9 @@ import json
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,8 @@ class Setup:
     """Whether a broker that runs already is used."""
     passed_on: tuple[str, ...] = ()
     """Flags that give the settings to the processes."""
+    apart: bool = False
+    """Whether flows worker and model worker are processes of their own, with a hop over the bus between."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ class Run:
     """When each message of ``predictions.flow`` could be read (ns since the epoch), and the message."""
     costs: PipelineCosts
     replay: dict[str, Any]
-    counters: dict[str, dict[str, int]]
-    """What the workers counted, by command."""
+    counters: Counter[str]
+    """What the workers counted."""
     cpu_share: dict[str, float]
     """Cores taken while packets were sent, by process."""
 
@@ -135,17 +139,24 @@ def _run(
     common = ["--json", *setup.passed_on, "--bus", bus.bootstrap]
     common += ["--set", f"bus.topic_prefix={bus.topic_prefix}", "--set", f"bus.partitions={bus.partitions}"]
     flowgauge = [sys.executable, "-m", "flowgauge"]
-    streams, models = [*flowgauge, "streams", *common], [*flowgauge, "models", *common, *FRESH]
+    commands = {"models": [*flowgauge, "models", *common, *FRESH]}
+    if setup.apart:
+        commands = {"streams": [*flowgauge, "streams", *common], **commands}
+    else:
+        commands["models"].append("--with-flows")
     replay = [*flowgauge, "replay", *map(str, corpus.paths), *common, "--probe", "bench"]
     replay += ["--speed", repr(speed), "--loop", str(loops), "--set", f"replay.max_gap_s={MAX_GAP_S}"]
     if labels is not None:
         replay += ["--labels", str(labels)]
     reader = Reader(bus, PREDICTIONS_FLOW)
     try:
-        with Child("flowgauge streams", streams) as flows, Child("flowgauge models", models) as model:
-            workers = {"streams": flows, "models": model}
+        with ExitStack() as stack:
+            workers = {
+                name: stack.enter_context(Child(f"flowgauge {name}", command))
+                for name, command in commands.items()
+            }
             _wait_ready(bus, workers)
-            pids = {"broker": broker_pid, "streams": flows.pid, "models": model.pid}
+            pids = {"broker": broker_pid, **{name: worker.pid for name, worker in workers.items()}}
             before, began_s = _cpu(pids), time.monotonic()
             with Child("flowgauge replay", replay) as sender:
                 while sender.running:
@@ -161,7 +172,7 @@ def _run(
         reader.close()
     share = {name: round((after[name] - before[name]) / took_s, 3) for name in after}
     share["replay"] = round(summary["cpu_s"] / summary["duration_s"], 3)
-    counters = {name: words["counters"] for name, words in said.items()}
+    counters = sum((Counter(words["counters"]) for words in said.values()), Counter[str]())
     return Run(reader.arrivals, fold(_told(bus)), summary, counters, share)
 
 
@@ -249,7 +260,7 @@ def _results(run: Run, setup: Setup) -> list[Result]:
             "predictions": len(measured),
             "predictions_per_s": round(len(measured) / max(seconds, 1e-3)),
             "share_with_label": round(sum(r["label"] is not None for _, r in measured) / len(measured), 3),
-            "rows_learned": run.counters["models"].get("rows_learned", 0),
+            "rows_learned": run.counters["rows_learned"],
             "seconds": round(seconds, 1),
             "hops_ms": {
                 name.removesuffix("_ns"): dict(zip(("p50", "p99"), _quantiles_ms(values), strict=True))
@@ -259,6 +270,7 @@ def _results(run: Run, setup: Setup) -> list[Result]:
             "cpu_share": run.cpu_share,
             "classifier": setup.models.classifier,
             "partitions": setup.bus.partitions,
+            "apart": setup.apart,
         },
     )
     return [median, Result("latency_p99_ms", p99, "ms")]
@@ -271,12 +283,12 @@ def _quantiles_ms(values: NDArray[np.int64]) -> tuple[float, float]:
 
 def _problems(run: Run, records: list[dict[str, Any]]) -> list[str]:
     """Return what does not add up between packets sent and predictions read."""
-    packets, streams = run.replay["packets"], run.counters["streams"]
-    rows = sum(streams.get(f"rows_{name}", 0) for name in {r["representation"] for r in records})
+    packets = run.replay["packets"]
+    rows = sum(run.counters[f"rows_{name}"] for name in {r["representation"] for r in records})
     pairs = (
         ("packets acknowledged", packets["sent"], packets["acked"]),
-        ("packets in the flow table", packets["sent"], streams.get("packets", 0)),
-        ("batches missing", 0, streams.get("batches_missing", 0)),
+        ("packets in the flow table", packets["sent"], run.counters["packets"]),
+        ("batches missing", 0, run.counters["batches_missing"]),
         ("predictions read", rows, len(records)),
         ("prediction ids", rows, len({r["prediction_id"] for r in records})),
     )

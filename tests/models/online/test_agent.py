@@ -19,7 +19,7 @@ from producers.config import BusSettings
 from schemas.codec import decode, encode
 from schemas.errors import BusError
 from schemas.flow_key import partition_of
-from streams.faust_app import Message
+from streams.faust_app import Handler, Message
 from tests.models.online.batches import NAMES, feature_batch, label
 
 FLOW = 0xABCD_0000_0000_0001
@@ -72,8 +72,8 @@ def give(to: ModelAgent, topic: str, value: bytes, offset: int | None = None) ->
     rest(to)
 
 
-def rest(to: ModelAgent) -> None:
-    """Let the agent do all that it left for later."""
+def rest(to: Handler) -> None:
+    """Let a handler do all that it left for later."""
     while to.on_idle():
         pass
 

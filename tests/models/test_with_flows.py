@@ -1,7 +1,8 @@
-"""Flow state and a cascade in one process: the answers are those of two processes, whatever was seen before."""
+"""Flow state and a model in one process: the answers are those of two processes, whatever was seen before."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 from models.flow.agent import CascadeAgent, input_topics
 from models.flow.cascade import Cascade
 from models.flow.config import CascadeSettings
-from models.flow.errors import CascadeError
 from models.flow.tiers import Tier
-from models.flow.with_flows import FlowsWithCascade, topics_read
+from models.flow.worker import with_flows
+from models.online.agent import ModelAgent
+from models.online.config import OnlineSettings
+from models.online.worker import with_flows as with_online
+from models.with_flows import FlowsWithModel, topics_read
 from producers.config import BusSettings
 from schemas.codec import decode, encode
+from schemas.errors import SettingsError
 from schemas.features import decode_feature_batch
 from schemas.packets import PacketBatch
 from streams.agent import FlowsAgent
@@ -24,7 +29,7 @@ from streams.faust_app import Message
 from tests.models.flow.scripted import CLASSES, SURE, UNSURE, cascade, packet_card, tier_card
 from tests.models.flow.test_agent import Announced
 from tests.models.online.batches import label
-from tests.models.online.test_agent import ListSink
+from tests.models.online.test_agent import ListSink, rest
 from tests.streams.made import FLOWS, SECOND, START_NS, Made, columns_of
 
 BUS = BusSettings(partitions=4)
@@ -61,9 +66,9 @@ def by_octets() -> Cascade:
     return Cascade(scripted.card, tuple(ByOctets(card, len(CLASSES)) for card in cards), {})
 
 
-def together(made: Cascade | None = None) -> tuple[FlowsWithCascade, ListSink]:
+def together(made: Cascade | None = None) -> tuple[FlowsWithModel[CascadeAgent], ListSink]:
     sink = ListSink()
-    return FlowsWithCascade(STREAMS, CascadeSettings(), BUS, sink, made or by_octets(), Announced()), sink
+    return with_flows(STREAMS, CascadeSettings(), BUS, sink, made or by_octets(), Announced()), sink
 
 
 def packets(packets_each: int = 6, **last: Any) -> list[Message]:
@@ -84,6 +89,7 @@ def feed(to: Any, messages: list[Message], at_a_time: int = 1) -> None:
         to.on_drained()
 
 
+OFFSETS = itertools.count()
 Answer = tuple[Any, ...]
 
 
@@ -145,10 +151,10 @@ def test_what_the_cascade_has_seen_is_folded_in_but_not_answered_again(at_a_time
     assert before and after
     resumed, sink = together()
     feed(resumed, messages[:SEEN])
-    waiting = resumed.cascade.server.waiting_flows(PARTITION, {})
+    waiting = resumed.model.server.waiting_flows(PARTITION, {})
     fresh, sink = together()
-    fresh.cascade.server.restore(PARTITION, waiting)
-    fresh._resumer._next["packets", PARTITION] = SEEN
+    fresh.model.server.restore(PARTITION, waiting)
+    fresh.model._resumer._next["packets", PARTITION] = SEEN
     feed(fresh, messages, at_a_time)
     assert answers(sink) == after
     assert set(both_rows) < set(rows(sink))
@@ -157,8 +163,19 @@ def test_what_the_cascade_has_seen_is_folded_in_but_not_answered_again(at_a_time
 
 def test_both_states_are_written_the_cascades_first() -> None:
     both, sink = together()
+    brought: list[list[str]] = []
+
+    def flush(timeout_s: float) -> int:
+        brought.append([topic for topic, *_ in sink.messages if topic in ("predictions.flow", "flows.state")])
+        return 0
+
+    sink.flush = flush  # type: ignore[method-assign]
     feed(both, packets()[:4])
     both.flush()
+    assert set(brought[0]) == {"predictions.flow"}, (
+        "answers are on the bus before a state without their flows"
+    )
+    assert [topics.count("flows.state") for topics in brought] == [0, 1, 2]
     keys = [key for topic, _, _, key in sink.messages if topic == "flows.state"]
     assert keys == [
         f"flowgauge-flows+flowgauge-cascade/{PARTITION}/0/0",
@@ -201,7 +218,7 @@ def test_a_defect_of_the_cascade_sets_its_rows_aside_and_flow_state_goes_on(
         raise ZeroDivisionError("a defect")
 
     with monkeypatch.context() as patch:
-        patch.setattr(both.cascade.server, "take", broken)
+        patch.setattr(both.model.server, "take", broken)
         feed(both, messages[:1])
     feed(both, messages[1:])
     letter, *more = sink.records("dead-letters", "DeadLetter")
@@ -217,10 +234,63 @@ def test_packets_that_cannot_be_used_are_set_aside_once() -> None:
     assert (letter["topic"], letter["offset"], letter["stage"]) == ("packets", 0, "flows")
 
 
+ONLINE = OnlineSettings(classifier="naive_bayes", checkpoint_interval_s=0)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 4])
+def test_an_online_model_predicts_and_learns_as_in_a_process_of_its_own(at_a_time: int) -> None:
+    both = with_online(STREAMS, ONLINE, BUS, sink := ListSink())
+    alone = ModelAgent(ONLINE, BUS, between := ListSink())
+    first = FlowsAgent(STREAMS, BUS, bus := ListSink())
+    messages = packets(end_of_stream=True)
+    for at in range(0, len(messages), at_a_time):
+        feed(both, messages[at : at + at_a_time], at_a_time)
+        feed(first, messages[at : at + at_a_time], at_a_time)
+        made, bus.messages[:] = [m for m in bus.messages if m[0] in alone.wants()], []
+        rows_come = [Message(topic, PARTITION, next(OFFSETS), None, value) for topic, value, *_ in made]
+        feed(alone, rows_come, len(rows_come) or 1)
+        for to, said in ((both, sink), (alone, between)):
+            rest(to)
+            for flow in sorted({r["flow_id"] for r in said.records("predictions.flow", "Prediction")}):
+                lesson = encode("Label", label(int(flow, 16), ("dns", "web")[int(flow, 16) % 2]))
+                to.on_message(Message("labels", PARTITION, next(OFFSETS), None, lesson))
+            to.on_drained()
+            rest(to)
+    names = ("prediction_id", "label", "confidence", "model_version", "depth")
+    told, wanted = (
+        [tuple(r[name] for name in names) for r in one.records("predictions.flow", "Prediction")]
+        for one in (sink, between)
+    )
+    assert told == wanted
+    if at_a_time == 1:
+        assert {label for _, label, *_ in told} >= {None, "web"}
+    assert both.model.learner.counts == alone.learner.counts
+    assert both.model.learner.counts["rows_learned"] > 0
+
+
+def test_an_online_models_defect_sets_its_rows_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = with_online(STREAMS, ONLINE, BUS, sink := ListSink())
+
+    def broken(*_: object) -> Any:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(both.model.learner, "answer", broken)
+    feed(both, packets()[:1])
+    monkeypatch.undo()
+    monkeypatch.setattr(both.model.learner, "keep", broken)
+    feed(both, packets()[1:2])
+    rest(both)
+    letters = sink.records("dead-letters", "DeadLetter")
+    assert [(r["topic"], r["offset"], r["stage"]) for r in letters] == [("features.early", -1, "models")] * 2
+    assert all(decode_feature_batch(r["message"]).rows == 3 for r in letters)
+
+
 def test_topics_that_are_read() -> None:
-    assert topics_read(STREAMS, by_octets()) == ("packets", "labels")
+    assert topics_read(STREAMS, input_topics(by_octets()), "x") == ("packets", "labels")
     with_payloads = cascade(tier_card("fast", 1), packet_card("slow", 4))
     assert set(input_topics(with_payloads)) == {"features.early", "payloads", "labels"}
-    assert topics_read(STREAMS, with_payloads) == ("packets", "payloads", "labels")
-    with pytest.raises(CascadeError, match=r"cascade flows/1 needs the representation deep, which streams\."):
+    assert topics_read(STREAMS, input_topics(with_payloads), "x") == ("packets", "payloads", "labels")
+    with pytest.raises(
+        SettingsError, match=r"cascade flows/1 needs the representation deep, which streams\."
+    ):
         together(cascade(tier_card("fast", 1), tier_card("slow", 3, "deep")))
