@@ -39,15 +39,13 @@ from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
 from streams.credentials import check_group, faust_credentials, what_is_refused
-from streams.faust_consumer import Fetched, HandoverConsumer
+from streams.faust_consumer import FETCHED_MESSAGES, Fetched, HandoverConsumer
 from streams.lag import Lag
 from streams.quiet import calm
 
 log = logging.getLogger("flowgauge")
 
 TICK_S = 0.25
-FETCHED_MESSAGES = 32
-"""Most messages handled at a stretch: the event loop has its turn after them."""
 _COLLECT_AT = (10_000, 10, 100)
 """When Python looks for cycles, as ``gc.set_threshold`` takes it. What waits in memory for a label or for its packets
 is no cycle, and a full collection walks all of it: it comes after ten million new objects, not after 70,000."""

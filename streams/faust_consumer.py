@@ -17,6 +17,8 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 
+FETCHED_MESSAGES = 32
+"""Most messages of a fetch. The event loop has its turn after so many, or after less than twice as many."""
 FETCHES_AHEAD = 4
 """Most fetches that wait in memory for the handler; a message is a batch of up to some 60 KiB."""
 _FETCH_TIMEOUT_S = 1.0
@@ -42,15 +44,21 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         return not self._fetches.empty()
 
     async def next_fetch(self) -> Fetched:
-        """Wait for the next fetch and return what it brought; the event loop has its turn before."""
+        """Wait for the next fetch and return what it brought; the event loop has its turn before.
+
+        Fetches that wait are taken together: what is done once for all messages at hand is then done once for more,
+        and the queue gets shorter where a worker would else keep up with it and no more.
+        """
         if not self._fetches.empty():
             await asyncio.sleep(0)
-        while True:
+        found: list[tuple[Any, Any]] = []
+        while not found or (len(found) < FETCHED_MESSAGES and not self._fetches.empty()):
             flow, fetched = await self._fetches.get()
             # What came before the flow stopped comes again after it: the flow begins at the committed offsets.
             if flow is self._flow:
                 flow.took()
-                return fetched
+                found += fetched
+        return found
 
     def resume_flow(self) -> None:
         """Begin to fetch; Faust has sought the committed offsets before."""
