@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOMS = ("schemas", "producers", "streams")
+COMPILED = (b"njit", b"numba", b"import inner")
+"""What tells that a source holds compiled functions."""
 KEPT = 3
 """Folders kept besides the one in use: other checkouts and versions may be running."""
 
@@ -64,7 +66,7 @@ def _sources(top: Path) -> dict[str, bytes]:
 def _reached(sources: dict[str, bytes]) -> set[str]:
     """Return the modules and templates with compiled functions, and all that these import."""
     reached: set[str] = set()
-    waiting = [name for name, text in sources.items() if b"njit" in text or b"numba" in text]
+    waiting = [name for name, text in sources.items() if any(mark in text for mark in COMPILED)]
     while waiting:
         name = waiting.pop()
         if name not in reached:

@@ -35,6 +35,7 @@ from numba import njit
 from schemas.flow_key import TCP, flow_id_of
 from streams.constants import *
 from streams.feature import Packet, Totals
+from schemas.inner import inner
 from streams.table import *
 '''
 SOURCES = (
@@ -50,6 +51,11 @@ SOURCES = (
 )
 
 
+STATELESS = "np.uint8(0)"
+"""What a feature without state is given: not the row, of which each kernel has a type of its own, nor a literal place
+for its columns, so that its code is compiled once for all kernels."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """A feature's place in a representation: where its state is in the row and where its columns begin."""
@@ -57,7 +63,7 @@ class Slot:
     feature: Feature
     module: ModuleType
     state: str
-    """Expression of the state record, ``r`` itself for a stateless feature."""
+    """Expression of the state record, ``STATELESS`` where there is none."""
     at: int
     stateful: bool
 
@@ -90,7 +96,7 @@ def resolve(
             module = own[name] if name in own else load_feature_module(name)
             feature: Feature = module.FEATURE
             stateful = bool(feature.state(rep.depth))
-            state = f"r.{rep.name}_{name}" if stateful else "r"
+            state = f"r.{rep.name}_{name}" if stateful else STATELESS
             slots.append(Slot(feature, module, state, len(names), stateful))
             names += [column.name for column in feature.columns(rep.depth)]
         out.append(Representation(rep, number, tuple(slots), tuple(names)))
@@ -162,7 +168,7 @@ def _imports(representations: Sequence[Representation], has_services: bool) -> s
 
 def _function(head: str, body: list[str], result: str = "") -> str:
     body = [*body, f"return {result}"] if result else (body or ["pass"])
-    return f"\n\n@njit(cache=True, nogil=True)\ndef {head}:\n" + "".join(f"    {line}\n" for line in body)
+    return f"\n\n@inner\ndef {head}:\n" + "".join(f"    {line}\n" for line in body)
 
 
 def _folds(slot: Slot) -> list[str]:
@@ -246,7 +252,7 @@ def _emit(rep: Representation, counts: str, interval: str, duration: str) -> lis
         f" {counts}.packets_fwd, {counts}.packets_rev, {counts}.octets_fwd, {counts}.octets_rev)",
         f"totals = Totals({counts}.packets_fwd, {counts}.packets_rev, {counts}.octets_fwd, {counts}.octets_rev,"
         f" {duration}, r.protocol, r.ip_version)",
-        *(f"{s.feature.name}_emit({s.state}, totals, out.features[at], {s.at})" for s in rep.slots),
+        *(f"{s.feature.name}_emit({s.state}, totals, out.features[at], np.int64({s.at}))" for s in rep.slots),
     ]
 
 
@@ -257,7 +263,7 @@ def _emit_early(representations: Sequence[Representation]) -> str:
     """
     early = [rep for rep in representations if rep.settings.kind == "early"]
     depths = sorted({depth for rep in early for depth in rep.settings.row_depths})
-    body, ends = ["reason = 0"], []
+    body, ends = ["reason = NOT_ENDED"], []
     for rep in early:
         lines = ["    " + line for line in _emit(rep, "r", "r.start_ns", "r.last_ns - r.start_ns")]
         body += [f"if {_is_one_of(rep.settings.row_depths)}:", *lines]
@@ -302,14 +308,14 @@ def _windows(representations: Sequence[Representation]) -> str:
         turn += [
             f"if {guard}now_ns >= {w}.ends_ns:",
             f"    if {w}.ends_ns != 0:",
-            f"        {close}(r, probe_hash, 0, outs, filled)",
+            f"        {close}(r, probe_hash, NOT_ENDED, outs, filled)",
             f"    {w}.ends_ns = (now_ns // {every} + 1) * {every}",
             f"    due = min(due, {w}.ends_ns)",
         ]
         if guard:
             leave += [
                 f"if {guard}{w}.ends_ns != 0:",
-                f"    {close}(r, probe_hash, 0, outs, filled)",
+                f"    {close}(r, probe_hash, NOT_ENDED, outs, filled)",
             ]
         end += [
             f"if {guard}{w}.ends_ns != 0:",
@@ -367,7 +373,7 @@ def _digest(source: str, representations: Sequence[Representation]) -> str:
     texts += [
         package.joinpath("services", name) for name in ("kernel.py", "named.py", "nothing.py", "rules.py")
     ]
-    texts.append(files("schemas").joinpath("flow_key.py"))
+    texts += [files("schemas").joinpath(name) for name in ("flow_key.py", "inner.py")]
     for text in texts:
         digest.update(text.read_bytes())
     return digest.hexdigest()[:16]

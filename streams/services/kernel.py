@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.flow_key import TCP, UDP
+from schemas.inner import inner
 from schemas.packets import NameSource
 from streams.services.named import BatchNames
 from streams.services.rules import Rules
@@ -24,7 +25,7 @@ _8, _16, _32 = np.uint64(8), np.uint64(16), np.uint64(32)
 _BYTES, _PAIRS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _big(word: np.uint64) -> np.uint64:
     """Return a word with its bytes in the other order: addresses in the order of their numbers."""
     word = ((word >> _8) & _BYTES) | ((word & _BYTES) << _8)
@@ -32,7 +33,7 @@ def _big(word: np.uint64) -> np.uint64:
     return (word >> _32) | (word << _32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _last4(starts: NDArray[np.uint64], address: np.uint64) -> int:
     low, high = 0, len(starts)
     while high - low > 1:
@@ -44,7 +45,7 @@ def _last4(starts: NDArray[np.uint64], address: np.uint64) -> int:
     return low
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _last6(rules: Rules, first: np.uint64, second: np.uint64) -> int:
     highs, lows = rules.high6, rules.low6
     low, high = 0, len(highs)
@@ -65,7 +66,7 @@ def prefix_rule(rules: Rules, w0: np.uint64, w1: np.uint64, version: int) -> int
     return int(rules.rule6[_last6(rules, _big(w0), _big(w1))])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def by_address(r: Any, rules: Rules) -> tuple[int, int]:
     """Return (service, how it was found) of a flow by prefix and port: its destination's, else its source's."""
     first, second = (r.b0, r.b1), (r.a0, r.a1)
@@ -88,13 +89,13 @@ def by_address(r: Any, rules: Rules) -> tuple[int, int]:
     return int(rules.service_of[rule]), found
 
 
-@njit(cache=True, nogil=True)
+@inner
 def carry_service(r: Any) -> tuple[int, int, int]:
     """Return what a flow that goes on after its active timeout keeps."""
     return np.int64(r.service), np.int64(r.service_found_by), np.int64(r.server_name)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def begin_service(r: Any, carried: tuple[int, int, int], rules: Rules, usage: NDArray[np.int64]) -> None:
     """Assign a flow that begins."""
     if carried[2]:
@@ -105,7 +106,7 @@ def begin_service(r: Any, carried: tuple[int, int, int], rules: Rules, usage: ND
     usage[r.service, 2] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def first_name(names: BatchNames, start: int) -> int:
     """Return the number of the first name told at packet ``start`` or later."""
     naming = 0
@@ -114,13 +115,13 @@ def first_name(names: BatchNames, start: int) -> int:
     return naming
 
 
-@njit(cache=True, nogil=True)
+@inner
 def is_named(names: BatchNames, naming: int, packet: int) -> bool:
     """Return whether the name of that number is told at that packet."""
     return naming < len(names.packet) and int(names.packet[naming]) == packet
 
 
-@njit(cache=True, nogil=True)
+@inner
 def named_service(r: Any, names: BatchNames, naming: int, rules: Rules) -> tuple[int, int, int]:
     """Return (service, how it was found, name) of a flow for which a name was told; (-1, 0, 0): it does not count.
 
@@ -139,7 +140,7 @@ def named_service(r: Any, names: BatchNames, naming: int, rules: Rules) -> tuple
     return int(r.service), int(r.service_found_by), name  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def set_service(r: Any, service: int, found: int, name: int, usage: NDArray[np.int64]) -> None:
     """Give a flow a service and a name; the flow counts for its new service from then on."""
     if service != r.service:
@@ -148,20 +149,20 @@ def set_service(r: Any, service: int, found: int, name: int, usage: NDArray[np.i
     r.service, r.service_found_by, r.server_name = service, found, name
 
 
-@njit(cache=True, nogil=True)
+@inner
 def has_service(r: Any, service: int) -> bool:
     """Return whether a flow belongs to that service."""
     return int(r.service) == service
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count_service(r: Any, octets: int, usage: NDArray[np.int64]) -> None:
     """Count a packet for its flow's service."""
     usage[r.service, 0] += 1
     usage[r.service, 1] += octets
 
 
-@njit(cache=True, nogil=True)
+@inner
 def write_service(identity: Any, r: Any) -> None:
     """Put a flow's service into one of its rows."""
     identity.service = r.service

@@ -5,56 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from schemas.inner import inner
 
 NOTHING_CARRIED = (np.int64(0), np.int64(0), np.int64(0))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def carry_service(r: Any) -> tuple[int, int, int]:
     """Return nothing to keep."""
     return np.int64(0), np.int64(0), np.int64(0)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def begin_service(r: Any, carried: Any, rules: Any, usage: Any) -> None:
     """Do nothing."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def first_name(names: Any, start: int) -> int:
     """Return nothing to go on with."""
-    return 0
+    return np.int64(0)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def is_named(names: Any, naming: int, packet: int) -> bool:
     """Return False."""
     return False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def named_service(r: Any, names: Any, naming: int, rules: Any) -> tuple[int, int, int]:
     """Return that the name does not count."""
     return -1, 0, 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def set_service(r: Any, service: int, found: int, name: int, usage: Any) -> None:
     """Do nothing."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def has_service(r: Any, service: int) -> bool:
     """Return False."""
     return False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count_service(r: Any, octets: int, usage: Any) -> None:
     """Do nothing."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def write_service(identity: Any, r: Any) -> None:
     """Do nothing."""
