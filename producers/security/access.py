@@ -34,6 +34,8 @@ def hidden_topics(bus: BusSettings, topics: Sequence[str]) -> str:
 def _errors(bus: BusSettings, topics: Sequence[str]) -> dict[str, Exception]:
     client = AdminClient(client_properties(bus))
     found: dict[str, Exception] = {}
+    if not _has_controller(client):
+        return found
     asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
     for name, future in asked.items():
         try:
@@ -41,3 +43,12 @@ def _errors(bus: BusSettings, topics: Sequence[str]) -> dict[str, Exception]:
         except (KafkaException, TimeoutError) as error:
             found[name] = error
     return found
+
+
+def _has_controller(client: AdminClient) -> bool:
+    """Return whether the bus has a controller, without which librdkafka asks nothing: the embedded broker has none."""
+    try:
+        bus = client.list_topics(timeout=_TIMEOUT_S)
+    except KafkaException:
+        return False
+    return bus.controller_id in bus.brokers
