@@ -75,7 +75,8 @@ def test_an_interrupted_run_leaves_nothing_behind(bootstrap: str, tmp_path: Path
 def test_without_a_broker_it_ends_with_one_line(tmp_path: Path) -> None:
     path = capture(tmp_path / "a.pcap", 3000)
     done = subprocess.run(
-        [*COMMAND, path, "--bus", "127.0.0.1:9"], capture_output=True, text=True, timeout=200, check=False,
+        [*COMMAND, path, "--bus", "127.0.0.1:9", "--set", "bus.connect_timeout_s=1"],
+        capture_output=True, text=True, timeout=200, check=False,
         env={**os.environ, "FLOWGAUGE_DEBUG": ""},
     )  # fmt: skip
     assert done.returncode == 4

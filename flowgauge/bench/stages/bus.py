@@ -19,7 +19,7 @@ from flowgauge.bench.children import Child, cpu_seconds
 from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.machine import usable_cores
 from flowgauge.bench.results import Result
-from flowgauge.bus import project_topics
+from flowgauge.bus import admin, broker_topics, project_topics
 from flowgauge.outcome import tell
 from infra.broker.kafka import KafkaBroker
 from infra.broker.topics import create_topics
@@ -104,6 +104,7 @@ def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) 
         topic_name(settings, topic.name): (topic.partitions(settings.partitions), topic.config)
         for topic in project_topics(streams).values()
     }
+    broker_topics(admin(settings), settings)  # creating waits longer for a broker that is not there
     create_topics(settings.bootstrap, names)
     try:
         yield
@@ -114,9 +115,9 @@ def bench_topics(settings: BusSettings, streams: StreamsSettings, remove: bool) 
 
 def _remove(settings: BusSettings, names: list[str]) -> None:
     """Remove topics. Those that stay are told, no more: an error of the measurement itself must not be hidden."""
-    admin = AdminClient(client_properties(settings))
+    client = AdminClient(client_properties(settings))
     stay = []
-    for name, future in admin.delete_topics(names, request_timeout=_REMOVE_TIMEOUT_S).items():
+    for name, future in client.delete_topics(names, request_timeout=_REMOVE_TIMEOUT_S).items():
         try:
             future.result(timeout=_REMOVE_TIMEOUT_S + 5)
         except (KafkaException, TimeoutError):
