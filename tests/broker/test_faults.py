@@ -27,6 +27,7 @@ from schemas.codec import decode
 from schemas.packets import decode_packet_batch
 from schemas.topics import TOPICS
 from tests.broker.flows import PARTITIONS, ROOT, Worker, messages, offline_rows
+from tests.broker.forked import Forked
 from tests.broker.pipeline import MODEL_TOPICS, Pipeline, offline_prediction_ids
 from tests.waiting import wait_until
 
@@ -46,8 +47,12 @@ def flowgauge(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProces
     """Run a command on the pipeline's bus."""
     settings = (f"bus.topic_prefix={pipeline.prefix}", f"bus.partitions={PARTITIONS}")
     more = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "flowgauge", *arguments, "--bus", pipeline.bootstrap, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    out, err = (pipeline.folder / f"command.{kind}" for kind in ("out", "err"))
+    command = [*arguments, "--bus", pipeline.bootstrap, *more]
+    code = Forked(command, out, err).wait(120)
+    return subprocess.CompletedProcess(
+        command, code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+    )
 
 
 def assert_whole(pipeline: Pipeline, capture: str) -> None:
