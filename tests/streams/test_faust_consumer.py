@@ -18,7 +18,7 @@ from producers.config import BusSettings
 from producers.telemetry import StageMeter
 from streams.config import StreamsSettings
 from streams.faust_app import Runner
-from streams.faust_consumer import FETCHES_AHEAD, HandoverConsumer
+from streams.faust_consumer import FETCHED_MESSAGES, FETCHES_AHEAD, HandoverConsumer
 
 PACKETS, LABELS = TP("packets", 0), TP("labels", 0)
 
@@ -116,10 +116,27 @@ def test_fetches_come_in_order_and_only_some_ahead() -> None:
         await until(lambda: thread.fetches == FETCHES_AHEAD)
         await asyncio.sleep(0.05)
         assert thread.fetches == FETCHES_AHEAD
-        for number in range(200):
-            assert offsets(await consumer.next_fetch()) == [number]
-            assert thread.fetches <= number + 1 + FETCHES_AHEAD
-        await until(lambda: thread.fetches == 200 + FETCHES_AHEAD)
+        taken = 0
+        while taken < 200:
+            found = offsets(await consumer.next_fetch())
+            assert found == list(range(taken, taken + len(found)))
+            taken += len(found)
+            assert thread.fetches <= taken + FETCHES_AHEAD
+        await until(lambda: thread.fetches == taken + FETCHES_AHEAD)
+
+    run(test)
+
+
+def test_fetches_that_wait_are_taken_together_up_to_a_bound() -> None:
+    def some(number: int) -> dict[Any, Any]:
+        return {PACKETS: [record(20 * number + i) for i in range(20)]}
+
+    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
+        thread.result = some
+        consumer.resume_flow()
+        await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
+        assert offsets(await consumer.next_fetch()) == list(range(40))
+        assert FETCHED_MESSAGES + 20 > 40
 
     run(test)
 
@@ -139,7 +156,8 @@ def test_nothing_comes_out_of_a_flow_that_has_stopped() -> None:
     async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
         consumer.resume_flow()
         await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
-        assert offsets(await consumer.next_fetch()) == [0]
+        assert offsets(await consumer.next_fetch())[0] == 0
+        await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
         consumer.stop_flow()
         waits = asyncio.ensure_future(consumer.next_fetch())
         await asyncio.sleep(0.05)

@@ -20,7 +20,8 @@ from schemas.packets import PacketBatch, decode_packet_batch
 from schemas.topics import PACKETS
 from streams.agent import FlowsAgent
 from streams.config import StreamsSettings
-from streams.faust_app import FETCHED_MESSAGES, TICK_S, Message
+from streams.faust_app import TICK_S, Message
+from streams.faust_consumer import FETCHED_MESSAGES
 
 PASSES = 60
 """How often the corpus is gone through: costs are told each second, so it should take several."""
