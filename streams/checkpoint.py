@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from schemas.errors import CodecError
 from streams.partition import Partition, ProbeState
@@ -15,18 +17,19 @@ from streams.plan import Plan
 from streams.probe_flows import ProbeFlows
 from streams.services.named import FlowNames
 
-LEVEL = 1
-"""zstd's fastest ordinary level: rows are mostly zeros, and a handover should not take long."""
+LEVEL = -5
+"""Of zstd: two thirds of the time that level 1 takes, for a third more bytes. Packets wait meanwhile."""
 MAX_BYTES = 8 << 30
 _LENGTH = struct.Struct("<I")
 
 
 def save(partition: Partition) -> bytes:
     """Return the partition's state: for each probe its clock, sequence numbers and open flows."""
-    head, bodies = [], []
+    head: list[dict[str, Any]] = []
+    bodies: list[NDArray[Any]] = []
     for name, probe in partition.probes.items():
         rows = probe.flows.save()
-        bodies.append(rows.tobytes())
+        bodies.append(rows)
         head.append(
             {
                 "probe": name,
@@ -44,11 +47,17 @@ def save(partition: Partition) -> bytes:
     shape = {"layout": partition.plan.layout, "probes": head, "counters": partition.counters}
     if partition.paths is not None:
         paths = partition.paths.save()
-        bodies.append(paths.rows.tobytes())
+        bodies.append(paths.rows)
         shape["paths"] = {"probes": paths.probes, "rows": len(paths.rows)}
-    text = json.dumps(shape)
-    raw = b"".join([_LENGTH.pack(len(text)), text.encode(), *bodies])
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(raw)
+    text = json.dumps(shape).encode()
+    pieces: list[bytes | memoryview] = [
+        _LENGTH.pack(len(text)),
+        text,
+        *(rows.view(np.uint8).data for rows in bodies),
+    ]
+    # Piece by piece: one copy of everything costs a third of what compressing it does.
+    stream = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj(sum(map(len, pieces)))
+    return b"".join([*(stream.compress(piece) for piece in pieces), stream.flush()])
 
 
 def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
