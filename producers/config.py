@@ -10,12 +10,15 @@ from producers.security.config import SecuritySettings
 from schemas.packets import MAX_HEAD_OCTETS, MAX_PACKETS, Extra
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 from schemas.settings import Settings
+from schemas.topics import PARTITIONS
 
 
 class BusSettings(SecuritySettings):
     """How to reach the bus and how to produce to it."""
 
-    partitions: int = Field(default=8, ge=1, le=4096, description="Partitions that flows are split over.")
+    partitions: int = Field(
+        default=PARTITIONS, ge=1, le=4096, description="Partitions that flows are split over."
+    )
     topic_prefix: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]*$",

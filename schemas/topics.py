@@ -19,6 +19,8 @@ DEAD_LETTERS = "dead-letters"
 FLOWS_STATE = "flows.state"
 MODELS = "models"
 
+PARTITIONS = 8
+"""Of the topics that flows are split over, unless the settings say otherwise."""
 DAY_MS = 24 * 3600 * 1000
 
 

@@ -15,7 +15,7 @@ from infra.broker.kafka import KafkaBroker
 from infra.broker.secured import Secured
 from infra.broker.topics import create_topics
 from schemas.errors import BusError, FlowgaugeError, SettingsError
-from schemas.topics import TOPICS
+from schemas.topics import PARTITIONS, TOPICS
 
 _POLL_S = 0.5
 
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1 (kafka; default: a free one)")
     parser.add_argument("--data-dir", type=Path, help="keep topics here (kafka; default: gone at the end)")
-    parser.add_argument("--partitions", type=int, default=4, help="of topics split by flow (default 4)")
+    parser.add_argument(
+        "--partitions", type=int, default=PARTITIONS, help=f"of topics split by flow (default {PARTITIONS})"
+    )
     parser.add_argument(
         "--secure", type=Path, metavar="DIR",
         help="TLS, accounts and ACLs (kafka); certificates and settings files are written there",
