@@ -24,6 +24,8 @@ FETCHES_AHEAD = 4
 _FETCH_TIMEOUT_S = 1.0
 """How long one call waits for records. aiokafka tells by the calls' ends whether anyone still asks for them."""
 
+_AGAIN_S = 0.1
+
 Fetched = Sequence[tuple[Any, Any]]
 """What a fetch brought: Faust's topic and partition, and aiokafka's record."""
 
@@ -207,7 +209,15 @@ class _Flow:
                 while self._brought - self._taken >= FETCHES_AHEAD:
                     self._room.clear()
                     await self._room.wait()
-                if found := await self._fetch():
+                try:
+                    found = await self._fetch()
+                except asyncio.CancelledError:
+                    # Not this task but what it waited for may have been given up, inside aiokafka: asked for anew.
+                    if (task := asyncio.current_task()) is None or task.cancelling():
+                        raise
+                    await asyncio.sleep(_AGAIN_S)
+                    continue
+                if found:
                     self._brought += 1
                     self._thread.parent_loop.call_soon_threadsafe(self._arrived, self, found)
         except Exception as error:

@@ -206,3 +206,20 @@ def test_without_partitions_nothing_is_fetched() -> None:
         assert thread.fetches == 0
 
     run(test)
+
+
+def test_a_fetch_that_is_given_up_inside_the_client_is_asked_for_anew() -> None:
+    def found(number: int) -> Any:
+        if number == 1:
+            raise asyncio.CancelledError
+        return {PACKETS: [record(number)]}
+
+    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
+        thread.result = found
+        consumer.resume_flow()
+        taken: list[int] = []
+        while len(taken) < 3:
+            taken += offsets(await asyncio.wait_for(consumer.next_fetch(), 10))
+        assert taken[:3] == [0, 2, 3]
+
+    run(test)
