@@ -15,6 +15,7 @@ from infra.broker.jvm import find_java, install
 from infra.broker.kafka import KafkaBroker
 from infra.broker.topics import create_topics
 from schemas.errors import BusError
+from tests.broker.pipeline import Pipeline
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,3 +105,12 @@ def make_topics(bootstrap: str, topic_prefix: str) -> Callable[..., dict[str, st
         return full
 
     return make
+
+
+@pytest.fixture
+def pipeline(broker: object, bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Pipeline]:
+    """Topics of their own for workers that are killed and started again, on a broker that allows short sessions."""
+    made = Pipeline(bootstrap, topic_prefix, tmp_path, forked=True)
+    made.create_topics()
+    yield made
+    made.end()

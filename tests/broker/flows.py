@@ -180,6 +180,10 @@ class Flows:
         finally:
             consumer.close()
 
+    def moved_past(self, before: int) -> bool:
+        """Return whether the group has committed more than ``before``."""
+        return sum(self.committed()) > before
+
     def ends(self, topic: str = "packets", partitions: int = PARTITIONS) -> list[int]:
         consumer = self._consumer("unused")
         try:

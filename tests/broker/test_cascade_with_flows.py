@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ from schemas.features import decode_feature_batch
 from streams.config import RepresentationSettings, StreamsSettings
 from streams.faust_app import Message
 from tests.broker.flows import PARTITIONS, Flows, Worker, messages
+from tests.broker.pipeline import Pipeline
 from tests.models.flow import made
 from tests.models.flow.test_agent import Announced
 from tests.models.online.test_agent import ListSink
@@ -50,11 +50,8 @@ Final = tuple[str, str, str, int]
 
 
 @pytest.fixture
-def flows(broker: object, bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Flows]:
-    made = Flows(bootstrap, topic_prefix, tmp_path, forked=True)
-    made.create_topics()
-    yield made
-    made.end()
+def flows(pipeline: Pipeline) -> Flows:
+    return pipeline
 
 
 def finals(records: list[dict[str, Any]]) -> set[Final]:
@@ -104,11 +101,6 @@ def start(flows: Flows, library: Path) -> Worker:
     return flows.run("cascade serve --with-flows", *(f"{key}={value}" for key, value in given.items()))
 
 
-def moved_on(flows: Flows, before: int) -> bool:
-    """Return whether the group has committed more than ``before``."""
-    return sum(flows.committed()) > before
-
-
 def test_kills_at_random_moments_leave_no_trace(flows: Flows, demo_capture: Path, tmp_path: Path) -> None:
     folder, library = cascade_folder(tmp_path / "made"), tmp_path / "library"
     publish = [
@@ -131,7 +123,7 @@ def test_kills_at_random_moments_leave_no_trace(flows: Flows, demo_capture: Path
     worker, before = start(flows, library), 0
     for piece in pieces[:-1]:
         with flows.feeding(piece, 1.0):
-            wait_until(partial(moved_on, flows, before), 60)
+            wait_until(partial(flows.moved_past, before), 60)
             time.sleep(rng.uniform(0, 0.5))
             worker.kill()
             worker = start(flows, library)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-
-import pytest
 
 from tests.broker.flows import Worker, messages, offline_rows
 from tests.broker.pipeline import Pipeline, offline_prediction_ids
@@ -20,14 +18,6 @@ KILLS = int(os.environ.get("FLOWGAUGE_TEST_KILLS", "20"))
 SEED = int(os.environ.get("FLOWGAUGE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 # A dead worker is found out soon; the broker that the tests start allows it.
 SHORT = {"session_timeout_s": 2, "commit_interval_s": 0.1}
-
-
-@pytest.fixture
-def pipeline(broker: object, bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Pipeline]:
-    made = Pipeline(bootstrap, topic_prefix, tmp_path, forked=True)
-    made.create_topics()
-    yield made
-    made.end()
 
 
 def moved_on(pipeline: Pipeline, before: tuple[int, int]) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from schemas.codec import encode
 from schemas.features import FeatureBatch
@@ -25,14 +23,6 @@ from tests.waiting import wait_until
 
 KILLS = 3
 SEED = int(os.environ.get("FLOWGAUGE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-
-
-@pytest.fixture
-def pipeline(broker: object, bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Pipeline]:
-    made = Pipeline(bootstrap, topic_prefix, tmp_path, forked=True)
-    made.create_topics()
-    yield made
-    made.end()
 
 
 def start(pipeline: Pipeline) -> Worker:
@@ -67,11 +57,6 @@ def teach(pipeline: Pipeline, capture: str) -> int:
     return sum(batch.rows for batch in rows)
 
 
-def moved_on(pipeline: Pipeline, before: int) -> bool:
-    """Return whether the group has committed more than ``before``."""
-    return sum(pipeline.committed()) > before
-
-
 def test_kills_at_random_moments_leave_no_trace(pipeline: Pipeline, demo_capture: Path) -> None:
     capture = str(demo_capture)
     sent, rng = messages(capture, 50), random.Random(SEED)
@@ -81,7 +66,7 @@ def test_kills_at_random_moments_leave_no_trace(pipeline: Pipeline, demo_capture
     worker, before, lessons = start(pipeline), 0, 0
     for piece in pieces[:-1]:
         with pipeline.feeding(piece, 1.0):
-            wait_until(partial(moved_on, pipeline, before), 60)
+            wait_until(partial(pipeline.moved_past, before), 60)
             lessons = lessons or teach(pipeline, capture)
             time.sleep(rng.uniform(0, 1.0))
             worker.kill()
