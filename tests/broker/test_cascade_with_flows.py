@@ -38,7 +38,7 @@ from tests.streams.made import Row, rows_of
 from tests.waiting import wait_until
 
 KILLS = 3
-SEED = int(os.environ.get("FLOWGAUGE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 EARLY = RepresentationSettings(
     name="early", kind="early", features=("packet_sequence", "ttl"), depths=(1, 3), ends=True
 )
@@ -117,7 +117,7 @@ def test_kills_at_random_moments_leave_no_trace(flows: Flows, demo_capture: Path
     subprocess.run(publish, check=True, timeout=120, stdout=subprocess.DEVNULL)
     capture = str(demo_capture)
     sent, rng = messages(capture, 50), random.Random(SEED)
-    print(f"FLOWGAUGE_TEST_SEED={SEED}")  # shown where the test fails
+    print(f"TEST_SEED={SEED}")  # shown where the test fails
     ends = [len(sent) * number // (KILLS + 1) for number in range(KILLS + 2)]
     pieces = [sent[begin:end] for begin, end in pairwise(ends)]
     worker, before = start(flows, library), 0

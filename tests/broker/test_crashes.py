@@ -14,8 +14,8 @@ from tests.broker.flows import Worker, messages, offline_rows
 from tests.broker.pipeline import Pipeline, offline_prediction_ids
 from tests.waiting import wait_until
 
-KILLS = int(os.environ.get("FLOWGAUGE_TEST_KILLS", "20"))
-SEED = int(os.environ.get("FLOWGAUGE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+KILLS = int(os.environ.get("TEST_KILLS", "20"))
+SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 # A dead worker is found out soon; the broker that the tests start allows it.
 SHORT = {"session_timeout_s": 2, "commit_interval_s": 0.1}
 
@@ -35,7 +35,7 @@ def test_kills_at_random_moments_leave_no_trace(pipeline: Pipeline, demo_capture
         lambda: pipeline.start_model(**SHORT, checkpoint_interval_s=0.5),
     )
     running = [start() for start in starts]
-    print(f"FLOWGAUGE_TEST_SEED={SEED}")  # shown where the test fails
+    print(f"TEST_SEED={SEED}")  # shown where the test fails
     before = (0, 0)
     # The last piece is for the workers that nobody kills.
     ends = [len(sent) * number // (rounds + 1) for number in range(rounds + 2)]

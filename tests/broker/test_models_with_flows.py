@@ -22,7 +22,7 @@ from tests.models.online.batches import label
 from tests.waiting import wait_until
 
 KILLS = 3
-SEED = int(os.environ.get("FLOWGAUGE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+SEED = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
 def start(pipeline: Pipeline) -> Worker:
@@ -60,7 +60,7 @@ def teach(pipeline: Pipeline, capture: str) -> int:
 def test_kills_at_random_moments_leave_no_trace(pipeline: Pipeline, demo_capture: Path) -> None:
     capture = str(demo_capture)
     sent, rng = messages(capture, 50), random.Random(SEED)
-    print(f"FLOWGAUGE_TEST_SEED={SEED}")  # shown where the test fails
+    print(f"TEST_SEED={SEED}")  # shown where the test fails
     ends = [len(sent) * number // (KILLS + 1) for number in range(KILLS + 2)]
     pieces = [sent[begin:end] for begin, end in pairwise(ends)]
     worker, before, lessons = start(pipeline), 0, 0
