@@ -7,6 +7,7 @@ flow state that a worker goes on from.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from schemas.features import FeatureBatch
 from schemas.topics import PACKETS
 from streams.agent import FlowsAgent
 from streams.config import StreamsSettings
-from streams.faust_app import Handler, Message
+from streams.faust_app import Handler, Later, Message
 
 
 class RowsHandler(Handler, Protocol):
@@ -40,12 +41,6 @@ class RowsHandler(Handler, Protocol):
     def on_rows(self, batch: FeatureBatch) -> None:
         """Take rows that did not come over the bus."""
 
-    def save(self) -> None:
-        """Do of ``flush`` what comes before all messages are on the bus."""
-
-    def on_flushed(self) -> None:
-        """Do of ``flush`` what comes after."""
-
 
 Model = TypeVar("Model", bound=RowsHandler)
 
@@ -54,15 +49,16 @@ class CpuShare:
     """CPU time of a part of this process, and of the rest; both as clocks for ``StageMeter``."""
 
     def __init__(self) -> None:
-        self._part_ns = 0
+        self._charged_ns: Counter[int] = Counter()
+        """By thread, so that each writes its own."""
 
     def part_ns(self) -> int:
         """Return what the part took so far."""
-        return self._part_ns
+        return sum(list(self._charged_ns.values()))
 
     def rest_ns(self) -> int:
         """Return what all else took so far."""
-        return time.process_time_ns() - self._part_ns
+        return time.process_time_ns() - self.part_ns()
 
     @contextmanager
     def charged(self) -> Iterator[None]:
@@ -71,7 +67,7 @@ class CpuShare:
         try:
             yield
         finally:
-            self._part_ns += time.thread_time_ns() - began_ns
+            self._charged_ns[threading.get_ident()] += time.thread_time_ns() - began_ns
 
 
 def topics_read(streams: StreamsSettings, wanted: Sequence[str], model: str) -> tuple[str, ...]:
@@ -109,6 +105,7 @@ class FlowsWithModel(Generic[Model]):
         model: Model,
         topics: Sequence[str],
         share: CpuShare,
+        states: Sink | None = None,
     ) -> None:
         """Make the flows agent.
 
@@ -119,6 +116,7 @@ class FlowsWithModel(Generic[Model]):
             model: gets them before.
             topics: what is read, as ``topics_read`` tells.
             share: tells the model's CPU time from the flows agent's.
+            states: takes copies of the flow state to the bus, as the flows agent says.
 
         Raises:
             SettingsError: an unknown feature.
@@ -128,7 +126,7 @@ class FlowsWithModel(Generic[Model]):
         self._known = False
         """Whether the model has already seen the messages whose rows are gathered."""
         meter = StageMeter("flows", "packets", cpu_ns=share.rest_ns)
-        self.flows = FlowsAgent(streams, bus, sink, meter, self._on_rows)
+        self.flows = FlowsAgent(streams, bus, sink, meter, self._on_rows, states)
 
     @property
     def meter(self) -> StageMeter:
@@ -174,14 +172,19 @@ class FlowsWithModel(Generic[Model]):
         self.flows.on_assigned(partitions)
         self.model.on_assigned(partitions)
 
-    def flush(self) -> None:
-        """Bring all that was made to the bus, then the states."""
+    def before_commit(self) -> Later:
+        """Bring all that was made to the bus, and copy both states, the model's first."""
         self.on_drained()
         with self._share.charged():
-            self.model.save()
-        self.flows.flush()
-        with self._share.charged():
-            self.model.on_flushed()
+            of_model = self.model.before_commit()
+        of_flows = self.flows.before_commit()
+
+        def both() -> None:
+            with self._share.charged():
+                of_model()
+            of_flows()
+
+        return both
 
     def hand_over(self) -> None:
         """Leave the states to the next worker."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from schemas.topics import FEATURES_PATH, PACKETS, TELEMETRY_COST
 from streams import checkpoint
 from streams.config import StreamsSettings
 from streams.dead_letters import DeadLetters
-from streams.faust_app import Message
+from streams.faust_app import Later, Message
 from streams.gather import Gathered
 from streams.handover import SLOTS, Position, State, StateReader, write_state
 from streams.live_prices import LivePrices
@@ -46,8 +47,18 @@ class FlowsAgent:
         sink: Sink,
         meter: StageMeter | None = None,
         on_rows: Callable[[Sequence[FeatureBatch]], None] | None = None,
+        states: Sink | None = None,
     ) -> None:
-        """Compile the kernel; ``on_rows`` gets all rows before the bus does.
+        """Compile the kernel.
+
+        Args:
+            settings: what is made of packets.
+            bus: where rows go.
+            sink: takes them there.
+            meter: counts for it; by default one of its own.
+            on_rows: gets all rows before the bus does.
+            states: takes copies of the flow state to the bus, beside ``sink`` and in another thread; by default
+                ``sink`` does, which is for who calls all in one thread.
 
         Raises:
             SettingsError: an unknown feature.
@@ -56,6 +67,8 @@ class FlowsAgent:
         warm_up(self.plan)
         self.bus = bus
         self.sink = sink
+        self._states = states or sink
+        self._written_bytes = 0
         self._on_rows = on_rows
         self.partitions: dict[int, Partition] = {}
         self.next_offset: dict[int, int] = {}
@@ -84,6 +97,7 @@ class FlowsAgent:
     def counts(self) -> Counter[str]:
         """Return all counters by name since the worker started."""
         total = self.totals + self._watch.counters
+        total["state_saved_bytes"] = self._written_bytes
         for partition in self.partitions.values():
             total.update(partition.counts())
         return total
@@ -172,24 +186,22 @@ class FlowsAgent:
                 state = reader.read(number, position.committed)
                 self.partitions[number] = self._restore(number, position, state)
 
-    def flush(self) -> None:
-        """Bring every row made to the bus, and then the state of every partition that has seen something new.
+    def before_commit(self) -> Later:
+        """Bring every row made to the bus, and copy the state of every partition that has seen something new.
 
         What a state has seen is not made again, so its rows must be there before it.
         """
         self.on_drained()
         bring(self.sink, self.bus)
-        for number, offset in self.next_offset.items():
-            if self._saved.get(number) != offset:
-                self._save(number)
-        bring(self.sink, self.bus)
+        unsaved = [n for n, offset in self.next_offset.items() if self._saved.get(n) != offset]
+        return partial(self._write, [self._copy(number) for number in unsaved])
 
     def hand_over(self) -> None:
         """Leave the state of every partition on ``flows.state``, then let go of it."""
         # Silence may have closed flows since the last message, so all are saved.
         self._saved.clear()
         self._publish_telemetry(None)
-        self.flush()
+        self.before_commit()()
         self._let_go()
 
     def rules_without_match(self) -> list[str]:
@@ -209,14 +221,21 @@ class FlowsAgent:
         for held in (self.partitions, self.next_offset, self._saved, self._slots):
             held.clear()
 
-    def _save(self, number: int) -> None:
-        body = checkpoint.save(self._partition(number))
-        slot = self._slots.get(number, 0)
-        state = State(self.next_offset[number], slot, self.plan.layout, body)
-        write_state(self.sink, self.bus, self.plan.settings.group, number, state)
+    def _copy(self, number: int) -> tuple[int, State, checkpoint.Copy]:
+        """Return (partition, state without its body, what makes the body)."""
+        slot, offset = self._slots.get(number, 0), self.next_offset[number]
         self._slots[number] = (slot + 1) % SLOTS
-        self._saved[number] = state.offset
-        self._meter.count("state_saved_bytes", len(body))
+        self._saved[number] = offset
+        copy = checkpoint.Copy(self._partition(number))
+        return number, State(offset, slot, self.plan.layout, b""), copy
+
+    def _write(self, copies: Sequence[tuple[int, State, checkpoint.Copy]]) -> None:
+        for number, state, copy in copies:
+            body = copy.compressed()
+            write_state(self._states, self.bus, self.plan.settings.group, number, state._replace(body=body))
+            self._written_bytes += len(body)
+        if copies:
+            bring(self._states, self.bus)
 
     def _partition(self, number: int) -> Partition:
         partition = self.partitions.get(number)

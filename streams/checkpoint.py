@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,50 @@ MAX_BYTES = 8 << 30
 _LENGTH = struct.Struct("<I")
 
 
+def compressed(pieces: Sequence[bytes | memoryview]) -> bytes:
+    """Return the pieces one behind the other, compressed, with a checksum.
+
+    One copy of everything would cost a third of what compressing it does.
+    """
+    stream = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj(sum(map(len, pieces)))
+    return b"".join([*(stream.compress(piece) for piece in pieces), stream.flush()])
+
+
+def decompressed(data: bytes) -> bytes:
+    """Return what ``compressed`` was given.
+
+    Raises:
+        ValueError: damaged, or larger than MAX_BYTES.
+    """
+    try:
+        claimed = zstandard.frame_content_size(data)
+        if not 0 <= claimed <= MAX_BYTES:  # ``decompress`` would believe it
+            raise ValueError(f"it claims a size of {claimed} bytes")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
+class Copy:
+    """A partition's state at a moment: for each probe its clock, sequence numbers and open flows.
+
+    Good until the next one of the partition is made: its rows lie where those of the last one did.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self._pieces = _pieces(partition)
+
+    def compressed(self) -> bytes:
+        """Return the state for ``load``; in any thread, and others may go on meanwhile."""
+        return compressed(self._pieces)
+
+
 def save(partition: Partition) -> bytes:
-    """Return the partition's state: for each probe its clock, sequence numbers and open flows."""
+    """Return a partition's state for ``load``."""
+    return Copy(partition).compressed()
+
+
+def _pieces(partition: Partition) -> list[bytes | memoryview]:
     head: list[dict[str, Any]] = []
     bodies: list[NDArray[Any]] = []
     for name, probe in partition.probes.items():
@@ -50,14 +93,7 @@ def save(partition: Partition) -> bytes:
         bodies.append(paths.rows)
         shape["paths"] = {"probes": paths.probes, "rows": len(paths.rows)}
     text = json.dumps(shape).encode()
-    pieces: list[bytes | memoryview] = [
-        _LENGTH.pack(len(text)),
-        text,
-        *(rows.view(np.uint8).data for rows in bodies),
-    ]
-    # Piece by piece: one copy of everything costs a third of what compressing it does.
-    stream = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj(sum(map(len, pieces)))
-    return b"".join([*(stream.compress(piece) for piece in pieces), stream.flush()])
+    return [_LENGTH.pack(len(text)), text, *(rows.view(np.uint8).data for rows in bodies)]
 
 
 def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
@@ -68,15 +104,12 @@ def load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
     """
     try:
         return _load(data, plan, number, monotonic_ns)
-    except (zstandard.ZstdError, ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
         raise CodecError(f"flow state of partition {number} cannot be read: {error}") from error
 
 
 def _load(data: bytes, plan: Plan, number: int, monotonic_ns: int) -> Partition:
-    claimed = zstandard.frame_content_size(data)
-    if not 0 <= claimed <= MAX_BYTES:  # ``decompress`` would believe it
-        raise ValueError(f"it claims a size of {claimed} bytes")
-    raw = zstandard.ZstdDecompressor().decompress(data)
+    raw = decompressed(data)
     (size,) = _LENGTH.unpack_from(raw)
     head = json.loads(raw[_LENGTH.size : _LENGTH.size + size])
     if head["layout"] != plan.layout:

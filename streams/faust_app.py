@@ -6,8 +6,8 @@ What Faust (0.15.3) does on its own and this room changes:
 - At a rebalance it forgets which messages were acked since the last commit, so they come again; it commits
   before it signals; and it acks what it clears from its queues. ``HandoverConsumer`` stops the flow and hands over
   first, then commits, and never further than the handler has come.
-- It commits periodically without asking what else must be safe first. Here the handler is flushed before every
-  commit, so an offset committed means that everything made of the messages before it is on the bus.
+- It commits periodically without asking what else must be safe first. Here the handler comes
+  before every commit, so an offset committed means that everything made of the messages before it is on the bus.
 - Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
 - Each fetch is asked for anew, and each message takes its own way through streams, queues and acknowledgements. Here
   what a fetch brought comes to the agent as one and past its stream (``streams.faust_consumer``), and the handler is
@@ -23,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -52,6 +52,10 @@ is no cycle, and a full collection walks all of it: it comes after ten million n
 _SWITCH_S = 0.0005
 """How long a busy handler may keep the thread that talks to the broker from the interpreter: 5 ms by default, which
 it would wait several times for each fetch."""
+
+
+Later = Callable[[], None]
+"""What is left to do, in any thread."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Handler(Protocol):
     def on_idle(self) -> bool:
         """Do a piece of what can wait for a moment without a message at hand; return whether there is more.
 
-        ``flush`` and ``hand_over`` must not leave any.
+        ``before_commit`` and ``hand_over`` must not leave any.
         """
 
     def on_tick(self, waiting: Mapping[tuple[str, int], int], *, away: bool = False) -> None:
@@ -97,15 +101,25 @@ class Handler(Protocol):
     def on_assigned(self, partitions: Mapping[str, set[int]]) -> None:
         """Get ready for these partitions (all that are assigned, by plain topic) before their first message."""
 
-    def flush(self) -> None:
-        """Make it safe to forget the messages so far: called before every commit of their offsets.
+    def before_commit(self) -> Later:
+        """Bring what was made of the messages so far to the bus, and copy what the next worker goes on from.
+
+        Called before every commit of their offsets.
+
+        Returns:
+            What brings the copies to the bus, and is called in another thread, while messages go on: the commit waits
+            for it. It is done before ``before_commit`` or ``hand_over`` are called again.
 
         Raises:
-            BusError: what was made of them cannot be brought to the bus.
+            BusError: something cannot be brought to the bus; the function returned raises it as well.
         """
 
     def hand_over(self) -> None:
         """Leave the partitions in hand to the next worker; called after the last message, before its commit."""
+
+
+def nothing_later() -> None:
+    """Do nothing: the ``Later`` of who has no copies to bring to the bus."""
 
 
 class Runner:
@@ -132,6 +146,8 @@ class Runner:
         self._health = Health(settings.stall_s)
         self._next_commit_s = 0.0
         self._holding = False
+        self._writing: asyncio.Future[float] | None = None
+        """The thread that brings copies to the bus; its result is the CPU time it took, in s."""
         self._worker: _Worker | None = None
         uvloop.install()
         # Faust wants a folder, and with no tables keeps nothing in it; it goes with this object.
@@ -182,34 +198,54 @@ class Runner:
         """Run a step of the handler; on an error stop the worker and return False."""
         try:
             step()
-        except FlowgaugeError as error:
-            self._fail(error)
-            return False
         except Exception as error:
-            log.exception("the worker stops")
-            self._fail(FlowgaugeError(f"unexpected {type(error).__name__}: {error}"))
+            self._fail_by(error)
             return False
         return True
+
+    async def _guarded_wait(self, step: Awaitable[float]) -> float | None:
+        """Wait for a step of the handler; on an error stop the worker and return None."""
+        try:
+            return await step
+        except Exception as error:
+            self._fail_by(error)
+            return None
 
     async def hand_over(self) -> None:
         """Hand over once per assignment: Faust asks more than once."""
         if self._holding:
             self._holding = False
+            await self._copies_written()
             await self.guarded(self.handler.hand_over)
 
     def may_commit(self) -> bool:
         """Return whether the share of the time that commits may take allows another; a hand-over always does."""
         return not self._holding or time.monotonic() >= self._next_commit_s
 
-    async def flush(self) -> bool:
-        """Flush the handler; return False if that failed."""
+    async def before_commit(self) -> bool:
+        """Have the handler make a commit safe, most of it beside its messages; return False if that failed."""
+        await self._copies_written()
         began_s = time.thread_time()
-        done = await self.guarded(self.handler.flush)
+        left: list[Later] = []
+        if not await self.guarded(lambda: left.append(self.handler.before_commit())):
+            return False
         spent_s = time.thread_time() - began_s
-        self._next_commit_s = time.monotonic() + spent_s / self._settings.commit_share
-        return done
+        self._writing = asyncio.ensure_future(asyncio.to_thread(_cpu_time_s, left[0]))
+        # Whoever gives up waiting for the commit does not stop the thread.
+        done = await self._guarded_wait(asyncio.shield(self._writing))
+        if done is not None:
+            self._next_commit_s = time.monotonic() + (spent_s + done) / self._settings.commit_share
+        return done is not None
 
-    def _fail(self, error: FlowgaugeError) -> None:
+    async def _copies_written(self) -> None:
+        """Wait until no thread reads what the handler has copied."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    def _fail_by(self, error: Exception) -> None:
+        if not isinstance(error, FlowgaugeError):
+            log.error("the worker stops", exc_info=error)
+            error = FlowgaugeError(f"unexpected {type(error).__name__}: {error}")
         if self.failure is None:
             self.failure = error
             if self._worker is not None:
@@ -282,6 +318,13 @@ class Runner:
         self._lag.clear()
         if await self.guarded(lambda: self.handler.on_assigned(partitions)):
             self._holding = True
+
+
+def _cpu_time_s(step: Later) -> float:
+    """Do a step and return the CPU time of this thread that it took."""
+    began_s = time.thread_time()
+    step()
+    return time.thread_time() - began_s
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]

@@ -144,7 +144,7 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         return offset
 
     async def _commit_offsets(self, offsets: Mapping[Any, int], start_new_transaction: bool = True) -> bool:
-        if not await self.app.runner.flush():
+        if not await self.app.runner.before_commit():
             return False
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
         return committed

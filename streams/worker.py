@@ -48,7 +48,7 @@ def run_worker(
     sink = BusProducer(with_compression(bus, settings), only_failures=True)
     sink.connect(on_wait=on_wait)
     check_topics(sink, settings, bus)
-    agent = FlowsAgent(settings, bus, sink)
+    agent = FlowsAgent(settings, bus, sink, states=BusProducer(bus))
     code = Runner(agent, [PACKETS], bus, settings).run()
     if unmatched := agent.rules_without_match():
         more = f" and {len(unmatched) - _NAMED:,} more" if len(unmatched) > _NAMED else ""

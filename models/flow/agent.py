@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from schemas.flow_key import parse_flow_id
 from schemas.payloads import decode_payload_batch
 from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
-from streams.faust_app import Message
+from streams.faust_app import Later, Message
 
 log = logging.getLogger("flowgauge")
 
@@ -124,7 +125,9 @@ class CascadeAgent:
 
     def counts(self) -> Counter[str]:
         """Return all counters by name."""
-        return self.totals + self.server.counts + self._resumer.counts
+        total = self.totals + self.server.counts + self._resumer.counts
+        total["state_saved_bytes"] = self._resumer.written_bytes
+        return total
 
     def on_message(self, message: Message) -> None:
         """Put rows or a label by, for ``on_drained``."""
@@ -311,23 +314,14 @@ class CascadeAgent:
             version = waiting.title.rpartition("/")[2]
             self._publish(self.server.restore(number, waiting), version, waiting.classes)
 
-    def save(self) -> None:
-        """Bring every answer made to the bus, then produce the flows that wait of partitions that have seen news.
+    def before_commit(self) -> Later:
+        """Bring every answer made to the bus, and copy the flows that wait of partitions that have seen news.
 
         Flows that a copy does not hold are not answered again, so their answers must be there before it.
         """
         self.on_drained()
         bring(self.sink, self.bus)
-        for number in self._resumer.unsaved():
-            self._meter.count("state_saved_bytes", self._resumer.save(number, self.server))
-
-    def on_flushed(self) -> None:
-        """Do nothing: both answers and state are on the bus."""
-
-    def flush(self) -> None:
-        """Bring to the bus what ``save`` produces."""
-        self.save()
-        bring(self.sink, self.bus)
+        return partial(self._resumer.write, self._resumer.copies(self.server))
 
     def hand_over(self) -> None:
         """Leave the flows that wait to whoever gets the partitions next."""
@@ -335,7 +329,7 @@ class CascadeAgent:
         # Timeouts may have answered flows since the last message, so all are saved.
         self._resumer.forget_saved()
         self._publish_telemetry(None)
-        self.flush()
+        self.before_commit()()
         self.server.let_go()
         self._resumer.let_go()
 

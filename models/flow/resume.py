@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from models.flow.server import CascadeServer
 from models.flow.state import LAYOUT, Waiting, load, save
-from producers.bus import Sink
+from producers.bus import Sink, bring
 from producers.config import BusSettings, topic_name
 from schemas.errors import CodecError
 from schemas.topics import LABELS
 from streams.handover import SLOTS, Position, State, StateReader, write_state
 
 log = logging.getLogger("flowgauge")
+
+
+class Copy(NamedTuple):
+    """A copy of a partition's flows that wait, on its way to the bus."""
+
+    number: int
+    slot: int
+    waiting: Waiting
 
 
 class Resumer:
@@ -28,7 +37,7 @@ class Resumer:
         self,
         group: str,
         bus: BusSettings,
-        sink: Sink,
+        states: Sink,
         topics: Sequence[str],
         name: str = "",
     ) -> None:
@@ -37,17 +46,19 @@ class Resumer:
         Args:
             group: the group, whose committed offsets are gone by.
             bus: the bus.
-            sink: takes the copies.
+            states: takes the copies, in the thread that ``write`` is called in.
             topics: plain names; a partition is held where the group has it of the first one.
             name: whose copies they are; by default the group's.
         """
-        self._group, self._bus, self._sink = group, bus, sink
+        self._group, self._bus, self._states = group, bus, states
         self._name = name or group
         self.counts: Counter[str] = Counter()
         self._topics = [topic for topic in topics if topic != LABELS]
         self._next: dict[tuple[str, int], int] = {}
         self._saved: dict[int, dict[str, int]] = {}
         self._slots: dict[int, int] = {}
+        self.written_bytes = 0
+        """Size of all copies written."""
 
     def is_new(self, topic: str, partition: int, offset: int) -> bool:
         """Return whether a message has not been seen, and note that it has."""
@@ -56,24 +67,30 @@ class Resumer:
         self._next[topic, partition] = offset + 1
         return True
 
-    def unsaved(self) -> list[int]:
-        """Return the partitions that have seen messages since their last copy."""
+    def copies(self, server: CascadeServer) -> list[Copy]:
+        """Return copies of the flows that wait, of each partition that has seen messages since its last copy."""
         numbers = {number for topic, number in self._next if topic != LABELS}
-        return [number for number in sorted(numbers) if self._saved.get(number) != self._offsets(number)]
+        return [self._copy(n, server) for n in sorted(numbers) if self._saved.get(n) != self._offsets(n)]
 
     def _offsets(self, number: int) -> dict[str, int]:
         return {topic: self._next[topic, number] for topic in self._topics if (topic, number) in self._next}
 
-    def save(self, number: int, server: CascadeServer) -> int:
-        """Produce a copy of a partition's flows that wait; return its size in bytes. The caller flushes."""
+    def _copy(self, number: int, server: CascadeServer) -> Copy:
         offsets = self._offsets(number)
-        body = save(server.waiting_flows(number, offsets))
         slot = self._slots.get(number, 0)
-        state = State(offsets.get(self._topics[0], 0), slot, LAYOUT, body)
-        write_state(self._sink, self._bus, self._name, number, state)
         self._slots[number] = (slot + 1) % SLOTS
         self._saved[number] = offsets
-        return len(body)
+        return Copy(number, slot, server.waiting_flows(number, offsets))
+
+    def write(self, copies: Sequence[Copy]) -> None:
+        """Bring copies to the bus; raises BusError."""
+        for copy in copies:
+            body = save(copy.waiting)
+            state = State(copy.waiting.offsets.get(self._topics[0], 0), copy.slot, LAYOUT, body)
+            write_state(self._states, self._bus, self._name, copy.number, state)
+            self.written_bytes += len(body)
+        if copies:
+            bring(self._states, self._bus)
 
     def forget_saved(self) -> None:
         """Have every partition be saved anew."""

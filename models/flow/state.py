@@ -11,8 +11,9 @@ import numpy as np
 
 from models.flow.table import HELD, Places, Rows
 from schemas.errors import CodecError
+from streams.checkpoint import compressed, decompressed
 
-LAYOUT = hashlib.sha256(repr((HELD.descr, 1)).encode()).hexdigest()[:16]
+LAYOUT = hashlib.sha256(repr((HELD.descr, 2)).encode()).hexdigest()[:16]
 """Digest of what a state's bytes depend on."""
 _LENGTH_BYTES = 4
 
@@ -46,7 +47,7 @@ def save(waiting: Waiting) -> bytes:
     }
     text = json.dumps(head).encode()
     parts = (len(text).to_bytes(_LENGTH_BYTES, "little"), text, waiting.rows.tobytes())
-    return b"".join((*parts, waiting.deadlines_ns.astype("<i8").tobytes()))
+    return compressed((*parts, waiting.deadlines_ns.astype("<i8").tobytes()))
 
 
 def load(data: bytes) -> Waiting:
@@ -56,6 +57,7 @@ def load(data: bytes) -> Waiting:
         CodecError: it is none.
     """
     try:
+        data = decompressed(data)
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
         begin = _LENGTH_BYTES + length
         head = json.loads(data[_LENGTH_BYTES:begin])

@@ -96,10 +96,13 @@ def run_worker(
             return 0, Counter()
         for name in (*input_topics(cascade), PREDICTIONS_FLOW, FLOWS_STATE):
             sink.require(topic_name(bus, name), bus.partitions)
+        states = BusProducer(bus)
         if streams is None:
-            agent = CascadeAgent(settings, bus, sink, cascade, live)
+            topics = input_topics(cascade)
+            resumer = Resumer(settings.group, bus, states, topics)
+            agent = CascadeAgent(settings, bus, sink, cascade, live, resumer=resumer, topics=topics)
             return Runner(agent, agent.topics, bus, settings).run(), agent.counts()
-        both = with_flows(streams, settings, bus, sink, cascade, live)
+        both = with_flows(streams, settings, bus, sink, cascade, live, states)
         return Runner(both, both.topics, bus, streams, [both.model.meter]).run(), both.counts()
 
 
@@ -110,6 +113,7 @@ def with_flows(
     sink: Sink,
     cascade: Cascade,
     live: LiveModels[Cascade],
+    states: Sink | None = None,
 ) -> FlowsWithModel[CascadeAgent]:
     """Return the handler of a worker that keeps flow state too; raises as ``run_worker`` does."""
     topics = topics_read(streams, input_topics(cascade), f"cascade {cascade.title}")
@@ -121,7 +125,7 @@ def with_flows(
         cascade,
         live,
         meter=StageMeter(STAGE, "rows", settings.name, share.part_ns),
-        resumer=Resumer(streams.group, bus, sink, topics, f"{streams.group}+{settings.group}"),
+        resumer=Resumer(streams.group, bus, states or sink, topics, f"{streams.group}+{settings.group}"),
         topics=(*made_topics(streams), *topics[1:]),
     )
-    return FlowsWithModel(streams, bus, sink, agent, topics, share)
+    return FlowsWithModel(streams, bus, sink, agent, topics, share, states)

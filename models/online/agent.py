@@ -28,7 +28,7 @@ from schemas.flow_key import partitions_of
 from schemas.predictions import warm_up_writer
 from schemas.topics import LABELS, PACKETS, PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
-from streams.faust_app import Message
+from streams.faust_app import Later, Message, nothing_later
 from streams.handover import Position
 
 log = logging.getLogger("flowgauge")
@@ -281,30 +281,28 @@ class ModelAgent:
         except Exception:
             log.exception("%s [%d] offset %d", message.topic, message.partition, message.offset)
 
-    def save(self) -> None:
-        """Produce every prediction made, and learn what is to be learned of the messages so far."""
+    def before_commit(self) -> Later:
+        """Return once every prediction is on the bus; begin a copy of the state when it is time.
+
+        Every message in the copy has its predictions on the bus. It goes to this machine's disk, and no commit waits
+        for it.
+        """
+        self._bring()
+        if self.keeper.is_due():
+            self.keeper.save(self._snapshot(handed_over=False), wait=False)
+        return nothing_later
+
+    def _bring(self) -> None:
+        """Bring every prediction to the bus, and learn what is to be learned of the messages so far."""
         self.on_drained()
         while self.on_idle():
             pass
-
-    def on_flushed(self) -> None:
-        """Begin a copy of the state when it is time: every message in it has its predictions on the bus."""
-        if self.keeper.is_due():
-            self.keeper.save(self._snapshot(handed_over=False), wait=False)
-
-    def flush(self) -> None:
-        """Return once every prediction is on the bus; then see to the copy of the state."""
-        self._flush()
-        self.on_flushed()
-
-    def _flush(self) -> None:
-        self.save()
         bring(self.sink, self.bus)
 
     def hand_over(self) -> None:
         """Tell the last costs and save the state: it is this worker's own, no other takes it over."""
         self._publish_telemetry(None)
-        self._flush()
+        self._bring()
         self.keeper.save(self._snapshot(handed_over=True), wait=True)
         self._next_offset.clear()
 

@@ -48,7 +48,7 @@ def run_worker(
         topics = input_topics(settings)
     else:
         resolve(streams.computed, streams.feature_files)
-        handler = both = with_flows(streams, settings, bus, sink)
+        handler = both = with_flows(streams, settings, bus, sink, BusProducer(bus))
         agent, topics = both.model, both.topics
     try:
         sink.connect(on_wait=on_wait)
@@ -64,11 +64,15 @@ def run_worker(
 
 
 def with_flows(
-    streams: StreamsSettings, settings: OnlineSettings, bus: BusSettings, sink: Sink
+    streams: StreamsSettings,
+    settings: OnlineSettings,
+    bus: BusSettings,
+    sink: Sink,
+    states: Sink | None = None,
 ) -> FlowsWithModel[ModelAgent]:
     """Return the handler of a worker that keeps flow state too; raises SettingsError as ``run_worker`` does."""
     topics = topics_read(streams, input_topics(settings), f"model {settings.name}")
     share = CpuShare()
     meter = StageMeter(STAGE, "rows", settings.name, share.part_ns)
     agent = ModelAgent(settings, bus, sink, meter, rows_group=streams.group)
-    return FlowsWithModel(streams, bus, sink, agent, topics, share)
+    return FlowsWithModel(streams, bus, sink, agent, topics, share, states)

@@ -27,7 +27,7 @@ from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch, decode_p
 from schemas.predictions import warm_up_writer
 from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, PREDICTIONS_PACKET, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
-from streams.faust_app import Message
+from streams.faust_app import Later, Message, nothing_later
 
 log = logging.getLogger("flowgauge")
 
@@ -317,17 +317,18 @@ class PacketModelAgent:
         self._next_sequence.clear()
         self._waiting.clear()
 
-    def flush(self) -> None:
-        """Return once every prediction of the messages so far is on the bus."""
+    def before_commit(self) -> Later:
+        """Return once every prediction of the messages so far is on the bus; there is nothing to copy."""
         self._raise_failure()
         self.answer()
         bring(self.sink, self.bus)
+        return nothing_later
 
     def hand_over(self) -> None:
         """Answer what waits and tell the last costs. Sums of flows stay: they are this worker's own."""
         self.answer()
         self._publish_telemetry(None)
-        self.flush()
+        self.before_commit()
         self._forget_places()
 
     def _set_aside(self, message: Message, reason: str) -> None:

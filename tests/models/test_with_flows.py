@@ -171,11 +171,11 @@ def test_both_states_are_written_the_cascades_first() -> None:
 
     sink.flush = flush  # type: ignore[method-assign]
     feed(both, packets()[:4])
-    both.flush()
+    both.before_commit()()
     assert set(brought[0]) == {"predictions.flow"}, (
         "answers are on the bus before a state without their flows"
     )
-    assert [topics.count("flows.state") for topics in brought] == [0, 1, 2]
+    assert [topics.count("flows.state") for topics in brought] == [0, 0, 1, 2]
     keys = [key for topic, _, _, key in sink.messages if topic == "flows.state"]
     assert keys == [
         f"flowgauge-flows+flowgauge-cascade/{PARTITION}/0/0",
@@ -183,10 +183,24 @@ def test_both_states_are_written_the_cascades_first() -> None:
     ]
     states = [decode("FlowState", value) for topic, value, *_ in sink.messages if topic == "flows.state"]
     assert [state["offset"] for state in states] == [4, 4]
-    both.flush()
+    both.before_commit()()
     assert len([topic for topic, *_ in sink.messages if topic == "flows.state"]) == 2
     both.hand_over()
     assert len([topic for topic, *_ in sink.messages if topic == "flows.state"]) == 4
+
+
+def test_both_states_are_of_the_same_moment_whatever_comes_until_they_are_written() -> None:
+    def written(more: bool) -> list[bytes]:
+        both, sink = together()
+        feed(both, packets()[:4])
+        write = both.before_commit()
+        if more:
+            feed(both, packets()[4:])
+        write()
+        return [decode("FlowState", m[1])["body"] for m in sink.messages if m[0] == "flows.state"]
+
+    assert len(written(False)) == 2
+    assert written(True) == written(False)
 
 
 def test_labels_are_scored() -> None:

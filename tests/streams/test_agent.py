@@ -92,7 +92,7 @@ def test_rows_go_to_their_topic_and_partition(bench: Bench) -> None:
             assert found.flows_sent_time_ns >= found.flows_received_time_ns > 77
             assert found.replayed
     assert bench.sink.acked_items == 0
-    bench.agent.flush()
+    bench.agent.before_commit()()
     assert bench.sink.acked_items == len(alone.rows)
 
 
@@ -111,7 +111,7 @@ def test_rows_of_messages_at_hand_leave_together(bench: Bench) -> None:
 def test_no_state_is_saved_without_the_rows_at_hand(bench: Bench) -> None:
     value = PacketBatch("p", 1, 1, 4, 0, 77, columns_of(TRAFFIC)).encode()
     bench.put(value, drained=False)
-    bench.agent.flush()
+    bench.agent.before_commit()()
     assert bench.rows()
     assert bench.sink.outstanding == 0
 
@@ -207,7 +207,7 @@ def test_unacknowledged_rows_are_an_error(bench: Bench, monkeypatch: pytest.Monk
     bench.feed(TRAFFIC, 0)
     monkeypatch.setattr(bench.sink, "flush", lambda timeout_s: 3)
     with pytest.raises(BusError, match="3 messages not acknowledged"):
-        bench.agent.flush()
+        bench.agent.before_commit()()
 
 
 def test_rows_are_on_the_bus_before_the_state_that_tells_of_them(
@@ -221,9 +221,21 @@ def test_rows_are_on_the_bus_before_the_state_that_tells_of_them(
 
     monkeypatch.setattr(bench.sink, "flush", flush)
     bench.feed(TRAFFIC, 0)
-    bench.agent.flush()
+    bench.agent.before_commit()()
     assert "x.features.early" in brought[0] and "x.flows.state" not in brought[0]
     assert "x.flows.state" in brought[-1]
+
+
+def test_a_state_is_of_the_moment_before_the_commit_whatever_comes_until_it_is_written(bench: Bench) -> None:
+    bench.feed(TRAFFIC[:20], 0)
+    at_once = checkpoint.save(bench.agent.partitions[1])
+    write = bench.agent.before_commit()
+    bench.feed(TRAFFIC[20:], 1)
+    assert states(bench) == []
+    write()
+    ((_, saved),) = states(bench)
+    assert (saved["offset"], saved["body"]) == (1, at_once)
+    assert bench.agent.counts()["state_saved_bytes"] == len(at_once)
 
 
 def test_a_batch_that_comes_again_changes_nothing(bench: Bench) -> None:
@@ -297,13 +309,13 @@ def states(bench: Bench) -> list[tuple[Sent, dict[str, Any]]]:
 
 
 def test_every_commit_saves_what_is_new(bench: Bench) -> None:
-    bench.agent.flush()
+    bench.agent.before_commit()()
     assert states(bench) == []
     bench.feed(TRAFFIC[:20], 0)
-    bench.agent.flush()
-    bench.agent.flush()
+    bench.agent.before_commit()()
+    bench.agent.before_commit()()
     bench.put(b"poison", partition=2, offset=5)
-    bench.agent.flush()
+    bench.agent.before_commit()()
     bench.feed(TRAFFIC[20:], 1)
     bench.agent.hand_over()
     assert [(m.key, m.partition, r["offset"]) for m, r in states(bench)] == [
@@ -334,7 +346,7 @@ def test_a_state_goes_on_where_it_was_left(bench: Bench) -> None:
     assert sorted(bench.rows() + heir.rows()) == sorted(alone.rows)
     counts = heir.agent.counts()
     assert (counts["states_restored"], counts["messages_redelivered"], counts["packets"]) == (1, 1, 20)
-    heir.agent.flush()
+    heir.agent.before_commit()()
     assert states(heir)[0][0].key == "flowgauge-flows/1/1/0", (
         "the state gone on from stays until the next is whole"
     )

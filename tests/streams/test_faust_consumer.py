@@ -17,7 +17,7 @@ from faust.types import TP
 from producers.config import BusSettings
 from producers.telemetry import StageMeter
 from streams.config import StreamsSettings
-from streams.faust_app import Runner
+from streams.faust_app import Later, Runner, nothing_later
 from streams.faust_consumer import FETCHED_MESSAGES, FETCHES_AHEAD, HandoverConsumer
 
 PACKETS, LABELS = TP("packets", 0), TP("labels", 0)
@@ -35,7 +35,10 @@ class Nothing:
 
     def on_tick(self, waiting: object, *, away: bool = False) -> None: ...
     def on_assigned(self, partitions: object) -> None: ...
-    def flush(self) -> None: ...
+
+    def before_commit(self) -> Later:
+        return nothing_later
+
     def hand_over(self) -> None: ...
 
 

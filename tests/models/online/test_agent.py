@@ -217,7 +217,7 @@ def test_a_bounded_number_of_messages_waits_to_be_learned_from() -> None:
         to.on_message(Message("labels", 3, offset, None, encode("Label", label(offset, "dns"))))
         to.on_drained()
     assert to.counts()["labels_received"] == 6
-    to.flush()
+    to.before_commit()()
     assert to.counts()["labels_received"] == 70 and not to.on_idle()
 
 
@@ -241,18 +241,18 @@ def test_a_bus_that_refuses_stops_the_worker() -> None:
         lambda: give(to, "features.early", feature_batch([1, 2]).encode()),
         lambda: give(to, "labels", b"garbage"),
         lambda: tick(to),
-        to.flush,
+        to.before_commit,
     )
     for step in steps:
         with pytest.raises(BusError):
             step()
 
 
-def test_flush_waits_for_every_answer_of_the_bus() -> None:
+def test_a_commit_waits_for_every_answer_of_the_bus() -> None:
     to, sink = agent()
     sink.unanswered = 3
     with pytest.raises(BusError, match="3 messages not acknowledged"):
-        to.flush()
+        to.before_commit()()
 
 
 def test_handing_over_tells_the_last_costs_and_keeps_the_model() -> None:

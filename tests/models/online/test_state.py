@@ -59,7 +59,7 @@ class Broker:
                 self.delivered[source] = offset + 1
 
     def commit(self, by: ModelAgent) -> None:
-        by.flush()
+        by.before_commit()()
         self.committed.update(self.delivered)
 
     def assign(self, to: ModelAgent) -> None:
@@ -133,7 +133,7 @@ def saved(agent: ModelAgent) -> None:
     """Let the agent begin a copy with its next flush, and wait until it is on disk."""
     before = agent.keeper.counts["model_states_saved"]
     agent.keeper._next_s = 0.0
-    agent.flush()
+    agent.before_commit()()
 
     def done() -> bool:
         agent.keeper.poll()
@@ -497,7 +497,7 @@ def test_nowhere_to_write_is_told_and_the_worker_runs(
 
 def test_no_state_is_kept_when_its_interval_is_0(tmp_path: Path, started: Callable[..., ModelAgent]) -> None:
     agent = started(checkpoint_interval_s=0)
-    agent.flush()
+    agent.before_commit()()
     agent.hand_over()
     assert list(tmp_path.iterdir()) == []
     assert agent.keeper.counts == {}

@@ -133,11 +133,11 @@ def test_packets_wait_for_others_at_most_as_long_as_the_budget(tmp_path: Path) -
 def test_nothing_is_committed_before_it_is_answered(tmp_path: Path) -> None:
     to = Setup(tmp_path)
     to.give(payloads((FLOW, 1, 2)), waiting=9)
-    to.agent.flush()
+    to.agent.before_commit()()
     assert len(to.packets) == 1
     to.sink.unanswered = 3
     with pytest.raises(BusError, match="3 messages not acknowledged"):
-        to.agent.flush()
+        to.agent.before_commit()()
 
 
 def test_a_new_version_goes_live_between_two_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
