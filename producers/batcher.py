@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
 from producers.names.answers import Answers, learn, name_of
 from producers.names.batches import BatchNames
 from producers.names.told import NOTHING_TOLD, Told
+from schemas.compiled import compiled
 from schemas.flow_key import partition_of
 from schemas.packets import (
     COLUMNS,
@@ -104,7 +104,7 @@ class _Accumulators(NamedTuple):
     seen_ns: NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _enter(naming: _Naming, p: int, k: int, number: int, source: int) -> None:
     """Name packet ``k`` of partition ``p``'s batch."""
     n = naming.counts[p]
@@ -112,7 +112,7 @@ def _enter(naming: _Naming, p: int, k: int, number: int, source: int) -> None:
     naming.counts[p] = n + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _name_first(
     new: PacketColumns,
     address_a: NDArray[np.uint64],
@@ -131,7 +131,7 @@ def _name_first(
         _enter(naming, p, k, name, _DNS)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _row_of(naming: _Naming, event: int) -> int:
     """Return the row of the packet that an event belongs to; _NO_ROW after the last event."""
     if event >= naming.start + len(naming.number):
@@ -139,7 +139,7 @@ def _row_of(naming: _Naming, event: int) -> int:
     return np.int64(naming.told.row[event]) - naming.first_row  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _take_event(new: PacketColumns, row: int, naming: _Naming, p: int, k: int, event: int) -> None:
     """Take in what the packet in ``row`` told, which became packet ``k`` of partition ``p``'s batch."""
     source, number = naming.told.source[event], naming.number[event - naming.start]
@@ -149,7 +149,7 @@ def _take_event(new: PacketColumns, row: int, naming: _Naming, p: int, k: int, e
         _enter(naming, p, k, number, source)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _assign(
     new: PacketColumns,
     address_a: NDArray[np.uint64],
@@ -165,9 +165,7 @@ def _assign(
 ) -> tuple[int, int, int]:
     """Give rows from ``start`` up to ``stop`` a partition and a flow, until a partition is full.
 
-    Returns (next row, that partition or -1, next event). The arrays are taken out of their tuples first: reaching
-    into a tuple inside the loop would count a reference up and down, atomically, at each access. Compiled without
-    ``naming``, it holds nothing of names.
+    Returns (next row, that partition or -1, next event). Compiled without ``naming``, it holds nothing of names.
     """
     packets, flows, since_ns, generations = acc.packets, acc.flows, acc.since_ns, acc.generation
     slots, flow_index = acc.slots, acc.flow_index
@@ -230,7 +228,7 @@ def _assign(
     return stop, -1, event
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _distribute(
     new: PacketColumns,
     address_a: NDArray[np.uint64],
@@ -288,7 +286,7 @@ def _distribute(
     return stop, full, event
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_among_first(new: PacketColumns, row: int, acc: _Accumulators, head_packets: int) -> bool:
     """Return whether a packet is among its flow's first; a flow that was silent, or that opens, begins anew."""
     flow_hash, time_ns = new.flow_hash[row], new.time_ns[row]
@@ -305,12 +303,13 @@ def _is_among_first(new: PacketColumns, row: int, acc: _Accumulators, head_packe
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _append_head(new: PacketColumns, row: int, acc: _Accumulators, p: int, k: int) -> None:
     h, at, octets = acc.head_counts[p, 0], acc.head_counts[p, 1], new.head_length[row]
     acc.head_packet[p, h] = k
     acc.head_length[p, h] = octets
-    acc.head[p, at : at + octets] = new.heads[row, :octets]
+    for i in range(octets):
+        acc.head[p, at + i] = new.heads[row, i]
     acc.head_counts[p, 0], acc.head_counts[p, 1] = h + 1, at + octets
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from schemas.compiled import compiled
 
 _SUB_BITS = 4
 """Each power of two is split into 16 buckets, so a quantile is off by at most 1/32 of its value."""
@@ -26,7 +27,7 @@ def instance_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _record_all(values_ns: NDArray[np.int64], counts: NDArray[np.int64]) -> int:
     """Count durations, and return their sum."""
     total = 0

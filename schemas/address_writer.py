@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from schemas.compiled import compiled
 
 Bytes = NDArray[np.uint8]
 HEX: Bytes = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def write_address(address: Bytes, version: int, out: Bytes, at: int) -> int:
     """Write the text of an address at a place in ``out``; return the place behind it.
 
@@ -38,7 +39,7 @@ def write_address(address: Bytes, version: int, out: Bytes, at: int) -> int:
     return at
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _ipv6(address: Bytes, out: Bytes, at: int) -> int:
     """Write an IPv6 address by RFC 5952: the first of the longest runs of zeros is left out."""
     best, longest, run = -1, 1, 0

@@ -12,8 +12,9 @@ from __future__ import annotations
 from string import hexdigits
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from schemas.compiled import compiled
 
 ICMP, TCP, UDP, ICMP6, SCTP = 1, 6, 17, 58, 132
 
@@ -28,7 +29,7 @@ _S8, _S16, _S32, _S48 = np.uint64(8), np.uint64(16), np.uint64(32), np.uint64(48
 FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def mix(x: np.uint64) -> np.uint64:
     """Return a well-spread 64-bit value for ``x`` (the finaliser of SplitMix64)."""
     x = (x ^ (x >> _S30)) * _M2
@@ -36,7 +37,7 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> _S31)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def hash_words(
     a0: np.uint64,
     a1: np.uint64,
@@ -67,7 +68,7 @@ def hash_words(
     return h
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hash_five_tuple(
     address_a: NDArray[np.uint8],
     address_b: NDArray[np.uint8],
@@ -83,7 +84,7 @@ def hash_five_tuple(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def word_at(raw: NDArray[np.uint8], at: int) -> np.uint64:
     """Return eight bytes as a little-endian word."""
     word = np.uint64(0)
@@ -92,7 +93,7 @@ def word_at(raw: NDArray[np.uint8], at: int) -> np.uint64:
     return word
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def partition_of(flow: np.uint64, partitions: int) -> int:
     """Return the partition of a flow, from its flow hash or equally from its flow id.
 
@@ -110,7 +111,7 @@ def partitions_of(flows: NDArray[np.uint64], partitions: int) -> list[int]:
     return found
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def flow_id_of(flow_hash: np.uint64, probe_hash: np.uint64, start_ns: int) -> np.uint64:
     """Return the flow id: 16 bits that give the partition, 48 bits of (five-tuple, probe, start)."""
     h = mix(np.uint64(flow_hash) ^ (np.uint64(probe_hash) * _M1))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOMS = ("schemas", "producers", "streams")
-COMPILED = (b"njit", b"numba", b"import inner")
+COMPILED = (b"njit", b"numba", b"schemas.compiled", b"@compiled", b"@inner")
 """What tells that a source holds compiled functions."""
 KEPT = 3
 """Folders kept besides the one in use: other checkouts and versions may be running."""

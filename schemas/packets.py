@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from schemas.codec import decode, encode, schema
 from schemas.columns import Array, Block, columns_of, pack, unpack
+from schemas.compiled import compiled
 from schemas.errors import CodecError
 from schemas.place import checked_place, place_of
 
@@ -295,7 +295,7 @@ def _check_names(columns: dict[str, Array], packets: int) -> None:
         raise CodecError("a name from an unknown source")
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_fault(
     flows: int,
     flow_index: NDArray[np.uint16],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.packets import Extra
 from streams.feature import FeatureColumn, Packet, StateFields
 
@@ -59,7 +59,7 @@ def header_columns(depth: int, prefix: str = "") -> list[FeatureColumn]:
     ]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def keep_headers(
     state: Any, packet: Packet, heads: NDArray[np.uint8], start: int, stop: int, masked: bool
 ) -> None:
@@ -70,14 +70,14 @@ def keep_headers(
     state.seen += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit_headers(state: Any, out: NDArray[np.float32], at: int) -> None:
     """Write the bits of all packets kept to ``out[at:]``."""
     for i in range(len(state.octets)):
         at = emit_bits(state.octets[i], state.present[i], out, at)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def copy_headers(
     octets: NDArray[np.uint8],
     present: NDArray[np.uint8],
@@ -108,7 +108,7 @@ def copy_headers(
                 octets[_STARTS[header] + at] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _copy(
     octets: NDArray[np.uint8],
     present: NDArray[np.uint8],
@@ -123,7 +123,7 @@ def _copy(
     present[header] = length
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit_bits(
     octets: NDArray[np.uint8], present: NDArray[np.uint8], out: NDArray[np.float32], at: int
 ) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from schemas.compiled import compiled
 
 FIELDS = (("count", "u4"), ("mean", "f8"), ("m2", "f8"), ("m3", "f8"), ("m4", "f8"))
 """State of the moments: the count, the mean, and the sums of the powers of the deviations from it."""
@@ -13,7 +14,7 @@ _NOTHING = 1e-18
 """Below this share of the mean's square a variance is rounding."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def add_moment(state: Any, value: float) -> None:
     """Fold a value in."""
     before = float(state.count)
@@ -29,7 +30,7 @@ def add_moment(state: Any, value: float) -> None:
     state.m2 += term
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def skewness_of(state: Any) -> float:
     """Return the skewness, 0 where all values are equal."""
     n = float(state.count)
@@ -39,7 +40,7 @@ def skewness_of(state: Any) -> float:
     return state.m3 / n / (variance * np.sqrt(variance))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def kurtosis_of(state: Any) -> float:
     """Return the excess kurtosis, 0 where all values are equal."""
     n = float(state.count)

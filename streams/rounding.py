@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from numba import njit
+from schemas.compiled import compiled
 
 _SPLIT = float((1 << 43) + 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rounded(value: float) -> float:
     """Return the nearest number of 10 significant bits: within 0.1 % of the value (Dekker's splitting)."""
     scaled = value * _SPLIT

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numba import njit
+from schemas.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def ahead(later: int, earlier: int) -> int:
     """Return by how much one sequence number is ahead of another: -2^31 to 2^31 - 1."""
     return ((later - earlier + 0x80000000) & 0xFFFFFFFF) - 0x80000000

@@ -10,10 +10,11 @@ from math import frexp
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from schemas.compiled import compiled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def bin_of(value: float, bins: int) -> int:
     """Return the bin of a value; what is below 1 falls into the first, what is too large into the last."""
     if value < 1.0:
@@ -22,13 +23,13 @@ def bin_of(value: float, bins: int) -> int:
     return min(4 * (exponent - 1) + int((mantissa - 0.5) * 8), bins - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def middle_of(number: int) -> float:
     """Return the value in the middle of a bin."""
     return np.ldexp(1.0 + (number % 4) / 4.0 + 0.125, number // 4)  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def quantile(counts: Any, share: float) -> float:
     """Return the middle of the bin in which the share of the values (0 to 1) is reached; 0 without any."""
     total = 0

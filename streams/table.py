@@ -14,8 +14,9 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from schemas.compiled import compiled
 
 BASE_FIELDS: list[tuple[str, str]] = [
     ("flow_hash", "u8"),
@@ -109,13 +110,13 @@ def used_bytes(table: Table) -> int:
     return int(table.meta[HIGH_WATER]) * per_row + table.slots.nbytes
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _product(word: np.uint64, low: np.int64, high: np.int64) -> np.uint64:
     """Return the product of a word's two halves after a secret is added to each."""
     return ((word + np.uint64(low)) & _LOW32) * (((word >> _S32) + np.uint64(high)) & _LOW32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def home(table: Table, key: Key) -> np.uint64:
     """Return the place in ``slots`` where a key is looked for first.
 
@@ -139,13 +140,13 @@ def home(table: Table, key: Key) -> np.uint64:
     return (total * np.uint64(meta[SECRET + 10])) >> np.uint64(meta[SHIFT])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def key_of(r: Any) -> Key:
     """Return the key of a row."""
     return (r.a0, r.a1, r.b0, r.b1, r.port_a, r.port_b, r.protocol, r.ip_version)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
     """Return the row of a flow, or -1."""
     rows, slots = table.rows, table.slots
@@ -171,7 +172,7 @@ def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
         at = (at + np.uint64(1)) & mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add(table: Table, key: Key) -> int:
     """Return a free row, entered in the index under ``key``, which the caller writes into it.
 
@@ -193,7 +194,7 @@ def add(table: Table, key: Key) -> int:
     return int(row)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def remove(table: Table, row: int) -> None:
     """Take a row out of the index and chain it to the free rows."""
     rows, slots, meta = table.rows, table.slots, table.meta
@@ -221,7 +222,7 @@ def remove(table: Table, row: int) -> None:
     meta[ACTIVE] -= 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choose_victim(table: Table) -> int:
     """Return the longest silent of a few rows of a full table."""
     rows, meta = table.rows, table.meta

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from schemas.address_writer import write_address
 from schemas.columns import Array
+from schemas.compiled import compiled
 
 _LONGEST = 39
 """Octets of the longest address text."""
@@ -33,7 +33,7 @@ def address_array(addresses: Array, ip_version: Array) -> Any:
     return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(out[:end].copy()))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _write_addresses(
     addresses: NDArray[np.uint8],
     ip_version: NDArray[np.uint8],

@@ -6,12 +6,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.card import CascadeCard, Reference
 from models.flow.cascade import Answer
 from models.flow.tiers import Matrix
+from schemas.compiled import compiled
 
 _LEAST_SHARE = 1e-4
 """Of a bin: one that is empty on one side would make the index infinite."""
@@ -68,7 +68,7 @@ class _TierWatch:
         return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(
     rows: NDArray[np.float32],
     confidence: NDArray[np.float32],

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.table import NOTHING, Rows
 from producers.bus import Item
+from schemas.compiled import compiled
 from schemas.features import FeatureBatch
 from schemas.flow_key import partitions_of
 from schemas.predictions import PredictionTexts, PredictionWriter, fill_predicted
@@ -53,7 +53,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _name_all(rows: Rows, key: np.uint64, by_depth: bool, out: NDArray[np.uint64]) -> None:
     """Write prediction ids: a one-to-one mixture of the flow id, so different flows have different ids."""
     for i in range(len(rows)):
@@ -65,7 +65,7 @@ def _name_all(rows: Rows, key: np.uint64, by_depth: bool, out: NDArray[np.uint64
         out[i] = word ^ (word >> _S31)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _label_all(rows: Rows, final: bool, classes: int, out: NDArray[np.int64]) -> None:
     """Write the number of each answer: that of its class, behind the classes that of none and of "unknown"."""
     for i in range(len(rows)):
@@ -76,7 +76,7 @@ def _label_all(rows: Rows, final: bool, classes: int, out: NDArray[np.int64]) ->
             out[i] = classes + 1 if final and rows[i].unknown else said
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _are_alike(rows: Rows) -> bool:
     """Return whether all rows are of one probe, representation and replay."""
     first = rows[0]

@@ -7,7 +7,6 @@ row's features are columns of, and ``fits`` says of each such number whether the
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.table import (
@@ -26,29 +25,30 @@ from models.flow.table import (
     next_place,
 )
 from models.flow.waiting import WaitingFlows
+from schemas.compiled import compiled
 
 Flags = NDArray[np.bool_]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _class_of(row: Rows) -> int:
     return UNKNOWN if row["unknown"] else int(row["class"])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _give_up(table: Table, held: int, out: Rows, at: int) -> None:
     """Make the best answer so far of a flow that waits final, and write it out."""
     out[at] = table.pool[held]
     finish(table, table.entry[held], _class_of(out[at]))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _waits_in_the_way(table: Table) -> bool:
     """Return whether the flow waits in whose place the next one is entered."""
     return table.meta[HEAD] >= len(table.ids) and table.held[next_place(table)] >= 0  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def meet(
     table: Table,
     rows: Rows,
@@ -99,7 +99,7 @@ def meet(
     return met, repeated, forgotten
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def ready(
     table: Table,
     rows: Rows,
@@ -147,7 +147,7 @@ def ready(
     return found, early
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def settle(
     table: Table,
     rows: Rows,
@@ -226,7 +226,7 @@ def settle(
     return final, going, told, no_room
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def end_flows(table: Table, rows: Rows, begin: int, end: int, places: Places, out: Rows) -> int:
     """Give up the flows that wait and of whose end these rows tell; return how many, written to ``out``."""
     given_up = 0
@@ -240,14 +240,14 @@ def end_flows(table: Table, rows: Rows, begin: int, end: int, places: Places, ou
     return given_up
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def give_up(table: Table, held: Places, out: Rows) -> None:
     """Make the best answers so far of flows that wait at these places of the pool final, written to ``out``."""
     for i in range(len(held)):
         _give_up(table, held[i], out, i)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tally(rows: Rows) -> tuple[int, int]:
     """Return how many answers are "unknown", and to how many flows there is none."""
     unknown, nothing = 0, 0

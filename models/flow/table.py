@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
+
 Rows = NDArray[np.void]
 Places = NDArray[np.int64]
 
@@ -106,13 +108,13 @@ def new_table(flows: int, tiers: int, waiting: int) -> Table:
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _home(table: Table, flow: np.uint64) -> np.uint64:
     mixed = (flow ^ (flow >> np.uint64(29))) * np.uint64(table.meta[SECRET])
     return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(table.meta[SHIFT])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def find(table: Table, flow: np.uint64) -> int:
     """Return the place of a flow, -1 where it is not known."""
     mask = np.uint64(len(table.slots) - 1)
@@ -126,14 +128,14 @@ def find(table: Table, flow: np.uint64) -> int:
         at = (at + np.uint64(1)) & mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_all(table: Table, flows: NDArray[np.uint64], out: Places) -> None:
     """Write the place of each flow, -1 where it is not known."""
     for i in range(len(flows)):
         out[i] = find(table, flows[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _remove(table: Table, place: int) -> None:
     """Take a flow out of the index, closing the gap (Knuth, TAOCP 6.4, algorithm R)."""
     slots = table.slots
@@ -154,13 +156,13 @@ def _remove(table: Table, place: int) -> None:
     slots[gap] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_place(table: Table) -> int:
     """Return the place that the next flow met will have, which may be another's as yet."""
     return table.meta[HEAD] % len(table.ids)  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def admit(table: Table, flow: np.uint64) -> int:
     """Enter a flow that is not known in place of the oldest, which must not wait; return its place."""
     mask = np.uint64(len(table.slots) - 1)
@@ -178,20 +180,20 @@ def admit(table: Table, flow: np.uint64) -> int:
     return place
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def admit_all(table: Table, flows: NDArray[np.uint64], out: Places) -> None:
     """Enter flows; ``out``: the place of each, -1 where it is known already."""
     for i in range(len(flows)):
         out[i] = -1 if find(table, flows[i]) >= 0 else admit(table, flows[i])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def waiting_of(table: Table) -> int:
     """Return how many flows wait."""
     return table.meta[USED] - table.meta[FREE]  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hold(table: Table, place: int, row: Any, deadline_ns: int, clock_ns: int) -> bool:
     """Have a flow wait with a row; return False where there is no room. One that waits keeps its deadlines."""
     meta = table.meta
@@ -215,7 +217,7 @@ def hold(table: Table, place: int, row: Any, deadline_ns: int, clock_ns: int) ->
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def finish(table: Table, place: int, said: int) -> None:
     """Note the final answer of a flow, whose place in the pool becomes free."""
     held = table.held[place]
@@ -227,28 +229,28 @@ def finish(table: Table, place: int, said: int) -> None:
     table.said[place, table.said.shape[1] - 1] = said
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_call(table: Table) -> int:
     """Return a number for ``Table.call`` that was never given before."""
     table.meta[CALL] += 1
     return table.meta[CALL]  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hold_all(table: Table, places: Places, rows: Rows, deadline_ns: Places, clock_ns: int) -> None:
     """Have flows wait, as ``hold`` does with one."""
     for i in range(len(places)):
         hold(table, places[i], rows[i], deadline_ns[i], clock_ns)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def finish_all(table: Table, places: Places, said: Places) -> None:
     """Note final answers, as ``finish`` does with one."""
     for i in range(len(places)):
         finish(table, places[i], said[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_due(table: Table, watermarks_ns: Places, now_ns: int) -> bool:
     """Return whether a wait may be over; if not, ``due`` would find none."""
     if table.meta[SOONEST_CLOCK] < now_ns:

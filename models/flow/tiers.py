@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.card import TierCard, read_file
 from models.flow.errors import CascadeError
+from schemas.compiled import compiled
 
 Matrix = NDArray[Any]
 """(rows, columns), float32; uint8 where they are octets."""
@@ -87,7 +87,7 @@ def _finite(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows if _all_finite(rows) else np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _all_finite(rows: NDArray[np.float32]) -> bool:
     # Adding up costs less than asking each; a sum that overflows is looked at more closely, and nothing changes.
     total = np.float32(0)

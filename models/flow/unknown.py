@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from models.flow.card import Unknown
+from schemas.compiled import compiled
 
 Columns = NDArray[np.float32]
 
@@ -67,7 +67,7 @@ class Scorer:
         return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _score_all(rows: Columns, centre: Columns, per_scale: Columns, out: Columns) -> None:
     for i in range(len(rows)):
         total = np.float32(0)

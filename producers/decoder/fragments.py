@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.decoder.reasons import FRAGMENTS_WITHOUT_FIRST
 from producers.decoder.transport import has_ports, ports_at
+from schemas.compiled import compiled
 
 SLOTS = 4096
 VALID_NS = 30_000_000_000
@@ -31,7 +31,7 @@ def allocate_fragments() -> Fragments:
     return Fragments(np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int64), np.zeros(SLOTS, np.int64))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_ports(
     raw: NDArray[np.uint8],
     at: int,
@@ -56,7 +56,7 @@ def first_ports(
     return cache.value[slot]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def later_ports(
     protocol: int, datagram: np.uint64, time_ns: int, cache: Fragments, counts: NDArray[np.int64]
 ) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
@@ -38,6 +37,7 @@ from producers.names.spots import (
     may_be_watched,
     note,
 )
+from schemas.compiled import compiled
 from schemas.flow_key import TCP, hash_words
 from schemas.packets import LATEST_NS, NOT_KNOWN
 
@@ -77,7 +77,7 @@ def writable(columns: PacketColumns) -> PacketColumns:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def copy_head(
     raw: NDArray[np.uint8], at: int, stop: int, version: int, head: NDArray[np.uint8], row: int
 ) -> int:
@@ -92,7 +92,7 @@ def copy_head(
     return octets
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def decode_frames(
     raw: NDArray[np.uint8],
     frames: Frames,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.decoder.octets import u8, u16_big, u16_little, u32_big
 from producers.decoder.reasons import NOT_IP, TRUNCATED_LINK, UNKNOWN_LINK_TYPE
+from schemas.compiled import compiled
 
 # Link types as the tcpdump group registers them.
 NULL, ETHERNET, PPP, RAW_OPENBSD, RAW_BSD, PPP_HDLC, PPPOE = 0, 1, 9, 12, 14, 50, 51
@@ -40,7 +40,7 @@ _MAX_TAGS = 8
 _MAX_LABELS = 16
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@compiled(error_model="numpy", forceinline=True)
 def ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
     """Return where IP starts in the frame ``raw[at:end]``, or minus the reason for skipping it."""
     if link_type == ETHERNET and end - at >= 14:
@@ -50,7 +50,7 @@ def ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
     return _ip_start(raw, at, end, link_type)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
     """Return the same for any frame."""
     if link_type == ETHERNET:
@@ -81,7 +81,7 @@ def _ip_start(raw: NDArray[np.uint8], at: int, end: int, link_type: int) -> int:
     return -UNKNOWN_LINK_TYPE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _after_type(raw: NDArray[np.uint8], at: int, end: int) -> int:
     """Follow the EtherType at ``at``."""
     if end - at < 2:
@@ -89,7 +89,7 @@ def _after_type(raw: NDArray[np.uint8], at: int, end: int) -> int:
     return _payload(raw, at + 2, end, u16_big(raw, at))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _payload(raw: NDArray[np.uint8], at: int, end: int, kind: int) -> int:
     """Return where IP starts in a payload of EtherType ``kind``, behind VLAN tags, SNAP, PPPoE or MPLS."""
     for _ in range(_MAX_TAGS):
@@ -116,7 +116,7 @@ def _payload(raw: NDArray[np.uint8], at: int, end: int, kind: int) -> int:
     return -NOT_IP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _mpls(raw: NDArray[np.uint8], at: int, end: int) -> int:
     """Return where IP starts behind a stack of MPLS labels; the payload's first bits tell if it is IP."""
     for _ in range(_MAX_LABELS):
@@ -129,7 +129,7 @@ def _mpls(raw: NDArray[np.uint8], at: int, end: int) -> int:
     return -NOT_IP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _ppp(raw: NDArray[np.uint8], at: int, end: int) -> int:
     """Return where IP starts in a PPP frame; address and control may be left out and the type compressed."""
     if end - at < 4:
@@ -148,7 +148,7 @@ def _ppp(raw: NDArray[np.uint8], at: int, end: int) -> int:
     return _mpls(raw, at, end) if kind == 0x0281 else -NOT_IP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _loopback(raw: NDArray[np.uint8], at: int, end: int) -> int:
     """Return where IP starts behind a BSD address family, in the byte order of the capturing machine."""
     if end - at < 4:
@@ -160,7 +160,7 @@ def _loopback(raw: NDArray[np.uint8], at: int, end: int) -> int:
     return at + 4 if family in (2, 10, 23, 24, 28, 30) else -NOT_IP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _ieee80211(raw: NDArray[np.uint8], at: int, end: int) -> int:
     """Return where IP starts in an unencrypted 802.11 data frame."""
     if end - at < 2:

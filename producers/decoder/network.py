@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.decoder.octets import u8, u16_big, u32_big, u32_little, word_big, word_little
 from producers.decoder.reasons import ACCEPTED, BAD_IP_HEADER, TRUNCATED_IP
+from schemas.compiled import compiled
 from schemas.flow_key import ICMP6, TCP, UDP, hash_words
 
 WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT = 0, 1, 2
@@ -48,14 +48,14 @@ class IpPacket(NamedTuple):
     """Of a fragment: the key of its datagram."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@compiled(error_model="numpy", forceinline=True)
 def skipped(reason: int) -> IpPacket:
     """Return the packet that stands for a skipped one."""
     none = (_NO_WORD, _NO_WORD)
     return IpPacket(reason, 0, 0, none, none, 0, 0, 0, 0, 0, 0, 0, _NO_WORD)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@compiled(error_model="numpy", forceinline=True)
 def decode_ip4(raw: NDArray[np.uint8], at: int, end: int, wire_octets: int) -> IpPacket:
     """Decode the IPv4 header of the packet in ``raw[at:end]``.
 
@@ -86,7 +86,7 @@ def decode_ip4(raw: NDArray[np.uint8], at: int, end: int, wire_octets: int) -> I
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@compiled(error_model="numpy", forceinline=True)
 def decode_ip6(raw: NDArray[np.uint8], at: int, end: int, wire_octets: int) -> IpPacket:
     """Decode the IPv6 headers of the packet in ``raw[at:end]``; arguments as for ``decode_ip4``."""
     if end - at < 40:
@@ -120,12 +120,12 @@ def decode_ip6(raw: NDArray[np.uint8], at: int, end: int, wire_octets: int) -> I
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _compare(left: np.uint64, right: np.uint64) -> int:
     return 1 if left > right else (-1 if left < right else 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _skip_extensions(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> tuple[int, int, int]:
     """Walk IPv6 extension headers from ``at``, the first one being of type ``kind``.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.decoder.octets import u8, u16_big, u32_big
+from schemas.compiled import compiled
 from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS, SCTP, TCP, UDP
 
 # What the five-tuple of a protocol holds besides addresses: nothing, ports, or an ICMP type and code.
@@ -20,18 +20,18 @@ _HEADER_OCTETS[[TCP, UDP, SCTP, ICMP, ICMP6]] = (20, 8, 12, 8, 8)
 _ANSWERS = np.concatenate((ICMP4_COUNTERPARTS, ICMP6_COUNTERPARTS))
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def has_ports(protocol: int) -> bool:
     """Return whether the five-tuple of this protocol has ports, or stand-ins for them."""
     return _HOLDS[np.uint64(protocol)] != _NOTHING
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _answer(kind: int, protocol: int) -> np.int64:
     return np.int64(_ANSWERS[np.uint64(kind + (256 if protocol == ICMP6 else 0))])
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def ports_at(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> int:
     """Return source port << 16 | destination port of a transport header, or -1 where the bytes end before."""
     holds = _HOLDS[np.uint64(protocol)]
@@ -46,7 +46,7 @@ def ports_at(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> int:
     return (kind << 16) | (answer if answer >= 0 else u8(raw, at + 1))
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def is_reversed(order: int, ports: int, protocol: int) -> bool:
     """Return whether a packet goes from the canonically second endpoint to the first.
 
@@ -63,7 +63,7 @@ def is_reversed(order: int, ports: int, protocol: int) -> bool:
     return _HOLDS[np.uint64(protocol)] != _ICMP or _answer(source_port & 0xFF, protocol) >= 0
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def transport_fields(raw: NDArray[np.uint8], at: int, end: int, protocol: int) -> tuple[np.int64, int, int]:
     """Return the octets of a transport header, and TCP's flags and window.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.decoder.octets import u8, u16_big, u32_big
+from schemas.compiled import compiled
 from schemas.flow_key import TCP, UDP
 
 NOTHING, TLS, QUIC, HTTP, DNS, DNS_OVER_TCP, REST, ANEW = 0, 1, 2, 3, 4, 5, 6, 8
@@ -88,7 +88,7 @@ def place_of(flow_hash: int) -> int:
     return flow_hash & (_FLOWS - 1)
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def kind_of(raw: NDArray[np.uint8], at: int, stop: int, protocol: int, ports: int) -> int:
     """Return what the payload in ``raw[at:stop]`` looks like.
 
@@ -120,7 +120,7 @@ def kind_of(raw: NDArray[np.uint8], at: int, stop: int, protocol: int, ports: in
     return NOTHING
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def goes_on(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> bool:
     """Return whether what the payload in ``raw[at:stop]`` begins to tell seems to go on in later packets."""
     if kind == TLS:
@@ -130,21 +130,21 @@ def goes_on(raw: NDArray[np.uint8], at: int, stop: int, kind: int) -> bool:
     return kind == HTTP and u32_big(raw, stop - 4) != 0x0D0A0D0A
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def may_be_watched(watching: NDArray[np.uint8], flow_hash: np.uint64) -> bool:
     """Return whether a flow is watched, or another of its place."""
     place = flow_hash & _FLOW_MASK
     return bool((watching[place >> _3] >> np.uint8(place & _7)) & np.uint8(1))
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def is_watched(spots: Spots, flow_hash: np.uint64, direction: int) -> bool:
     """Return whether any packet of a flow's direction is to be noted; ask where it ``may_be_watched``."""
     place = flow_hash & _FLOW_MASK
     return bool(spots.watched_flow[place] == flow_hash and spots.watched[place] >> 7 == direction)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _set_watched(spots: Spots, flow_hash: np.uint64, packets: int, direction: int) -> None:
     place = np.uint64(flow_hash) & _FLOW_MASK
     bit = np.uint8(1) << np.uint8(place & _7)
@@ -157,7 +157,7 @@ def _set_watched(spots: Spots, flow_hash: np.uint64, packets: int, direction: in
         spots.watching[place >> _3] &= ~bit
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def note(
     spots: Spots,
     raw: NDArray[np.uint8],
@@ -190,7 +190,7 @@ def note(
     spots.transport[n], spots.payload[n], spots.stop[n] = transport, payload, stop
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def begins_anew(protocol: int, flags: int) -> bool:
     """Return whether a packet asks for a new connection: its ports' former one tells nothing about it."""
     return protocol == TCP and flags & _SYN_ACK == _SYN

@@ -11,12 +11,12 @@ import secrets
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
 from producers.decoder.transport import is_reversed
 from producers.privacy.cryptopan import CryptoPan, swapped
+from schemas.compiled import compiled
 from schemas.flow_key import hash_words, mix
 
 _FOUR, _SIX = 1 << 18, 1 << 16
@@ -67,13 +67,13 @@ def _allocate(rows: int) -> New:
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _place(w0: np.uint64, w1: np.uint64, seed: np.uint64, places: int) -> np.uint64:
     """Return the first of an address's two places."""
     return mix(mix(w0 ^ seed) ^ w1) & np.uint64(places - 2)
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _find(
     four: NDArray[np.uint64],
     six: NDArray[np.uint64],
@@ -97,7 +97,7 @@ def _find(
     return six[at, 0] == w0 and six[at, 1] == w1, six[at, 2], six[at, 3]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _is_larger(a0: np.uint64, a1: np.uint64, b0: np.uint64, b1: np.uint64) -> int:
     """Return 1 where address a is the larger one, 0 where both are equal, else -1."""
     left, right = swapped(a0), swapped(b0)
@@ -106,7 +106,7 @@ def _is_larger(a0: np.uint64, a1: np.uint64, b0: np.uint64, b1: np.uint64) -> in
     return np.int64(left > right) - np.int64(left < right)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _write(
     columns: PacketColumns, row: int, a0: np.uint64, a1: np.uint64, b0: np.uint64, b1: np.uint64
 ) -> None:
@@ -122,7 +122,7 @@ def _write(
     columns.flow_hash[row] = hash_words(a0, a1, b0, b1, port_a, port_b, protocol, version)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _anonymise_known(columns: PacketColumns, start: int, stop: int, known: Known, new: New) -> None:
     """Anonymise the rows whose addresses are known, and list the others in ``new``.
 
@@ -144,7 +144,7 @@ def _anonymise_known(columns: PacketColumns, start: int, stop: int, known: Known
     new.filled[1] = listed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _list_new(
     column: NDArray[np.uint64], versions: NDArray[np.uint8], known: Known, new: New, number: NDArray[np.int64]
 ) -> None:
@@ -168,7 +168,7 @@ def _list_new(
     new.filled[0] = filled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _anonymise_new(columns: PacketColumns, anonymised: NDArray[np.uint64], known: Known, new: New) -> None:
     """Anonymise the rows listed, now that what becomes of their addresses is known, and keep that."""
     four, six, seed, rows, in_a, in_b = known.four, known.six, known.seed[0], new.row, new.a, new.b

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.privacy.keys import Key
 from producers.privacy.prefixes import Rules, first_bit, make_rules
+from schemas.compiled import compiled
 
 _TOP = 16
 """First bits whose flips are looked up."""
@@ -30,7 +30,7 @@ _S8, _S16, _S32 = np.uint64(8), np.uint64(16), np.uint64(32)
 _M8, _M16, _M32 = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def swapped(x: np.uint64) -> np.uint64:
     """Return a word with its bytes in the other order: the columns' words are little-endian, addresses are not."""
     x = ((x & _M8) << _S8) | ((x >> _S8) & _M8)
@@ -38,13 +38,13 @@ def swapped(x: np.uint64) -> np.uint64:
     return (x << _S32) | (x >> _S32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _head(bits: int) -> np.uint64:
     """Return a word whose first ``bits`` (0 to 64) are set."""
     return _ALL << np.uint64(64 - bits) if bits else np.uint64(0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _write_blocks(
     words: NDArray[np.uint64],
     start: int,
@@ -69,7 +69,7 @@ def _write_blocks(
             k += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _flip(
     words: NDArray[np.uint64],
     start: int,

@@ -7,10 +7,10 @@ and the payload, in which ICMP quotes packets and tunnels carry them, unless it 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
+from schemas.compiled import compiled
 from schemas.flow_key import ICMP, ICMP6, TCP, UDP
 
 _IP4_OCTETS, _IP6_OCTETS = 20, 40
@@ -20,7 +20,7 @@ _CHECKSUM[[TCP, UDP, ICMP, ICMP6]] = (16, 6, 2, 2)
 """Where a protocol's checksum stands in its header."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mask_heads(columns: PacketColumns, start: int, stop: int, with_payload: bool) -> None:
     """Take out of the heads of rows ``start`` to ``stop`` what could tell addresses."""
     heads, lengths, protocols = columns.heads, columns.head_length, columns.protocol
@@ -39,7 +39,7 @@ def mask_heads(columns: PacketColumns, start: int, stop: int, with_payload: bool
                 heads[row, i] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _mask_ip(heads: NDArray[np.uint8], row: int, length: int, header_octets: int, protocol: int) -> int:
     """Mask the IP header; return where the transport header begins.
 

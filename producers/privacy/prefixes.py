@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from schemas.compiled import compiled
 
 BITS = 128
 """A first bit that no address has: none is anonymised."""
@@ -61,7 +62,7 @@ def _prefixes(texts: Iterable[str], version: int) -> Prefixes:
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_bit(rules: Rules, high: np.uint64, low: np.uint64) -> int:
     """Return the number of an address's first bit that is anonymised, as all after it are; BITS for none."""
     first = 0
@@ -80,7 +81,7 @@ def first_bit(rules: Rules, high: np.uint64, low: np.uint64) -> int:
     return first
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _before(prefixes: Prefixes, high: np.uint64, low: np.uint64) -> int:
     """Return the number of the last prefix that does not begin after an address, or -1."""
     start, stop = 0, len(prefixes.bits)
@@ -93,7 +94,7 @@ def _before(prefixes: Prefixes, high: np.uint64, low: np.uint64) -> int:
     return start - 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _common(prefixes: Prefixes, at: int, high: np.uint64, low: np.uint64) -> int:
     """Return how many first bits an address shares with the first address of a prefix."""
     different = high ^ prefixes.high[at]

@@ -6,7 +6,6 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
@@ -19,6 +18,7 @@ from producers.decoder.state import DecodeState
 from producers.names.spots import Spots
 from producers.sources.reader import ABSURD, FULL, MAX_CAPTURED, NEEDS_MORE, Reader, need
 from producers.sources.window import Window
+from schemas.compiled import compiled
 
 HEADER_OCTETS = 24
 # Magic as the first four bytes read big-endian -> (big-endian, nanoseconds, octets of a record header).
@@ -61,7 +61,7 @@ def parse_header(head: bytes) -> PcapHeader:
     return PcapHeader(big_endian, 1 if nanoseconds else 1000, record_octets, link_type)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def walk_pcap(
     raw: NDArray[np.uint8], at: int, end: int, header: PcapHeader, frames: Frames, room: int
 ) -> tuple[int, int, int]:
@@ -86,7 +86,7 @@ def walk_pcap(
     return at, count, FULL
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def decode_pcap(
     raw: NDArray[np.uint8],
     at: int,

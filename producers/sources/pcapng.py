@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
@@ -18,6 +17,7 @@ from producers.decoder.state import DecodeState
 from producers.names.spots import Spots
 from producers.sources.reader import ABSURD, CONTROL, FULL, NEEDS_MORE, Reader
 from producers.sources.window import Window
+from schemas.compiled import compiled
 
 SECTION, INTERFACE, PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 MAX_BLOCK = 16 << 20
@@ -39,7 +39,7 @@ def is_pcapng(head: bytes) -> bool:
     return head[:4] == b"\x0a\x0d\x0d\x0a"
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def to_ns(ticks: np.uint64, clock: NDArray[np.int64]) -> int:
     """Return ns since the epoch of a time in ticks of an interface's clock, or -1 where int64 overflows."""
     factor, shift, offset = clock[_FACTOR], clock[_SHIFT], clock[_OFFSET_NS]
@@ -63,7 +63,7 @@ def to_ns(ticks: np.uint64, clock: NDArray[np.int64]) -> int:
     return np.int64(ns) + offset
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def walk_pcapng(
     raw: NDArray[np.uint8],
     at: int,
@@ -137,7 +137,7 @@ def walk_pcapng(
     return at, count, FULL
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def decode_pcapng(
     raw: NDArray[np.uint8],
     at: int,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 IDLE_NS = 1_000_000_000
@@ -37,7 +37,7 @@ FEATURE = Feature(
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     gap_ns = packet.gap_ns
@@ -59,7 +59,7 @@ def update(state: Any, packet: Packet) -> None:
         state.burst_most_ns = state.burst_ns
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     duration_s = totals.duration_ns * 1e-9

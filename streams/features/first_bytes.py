@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.packets import Extra
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
@@ -29,7 +29,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update_head(state: Any, packet: Packet, heads: NDArray[np.uint8], start: int, stop: int) -> None:
     """Take in the head of a packet: ``heads[start:stop]``."""
     at = np.int64(state.filled)
@@ -41,7 +41,7 @@ def update_head(state: Any, packet: Packet, heads: NDArray[np.uint8], start: int
     state.filled = at
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for i in range(OCTETS):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.sketch import bin_of, quantile
 
@@ -33,7 +33,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.depth == 1:
@@ -41,7 +41,7 @@ def update(state: Any, packet: Packet) -> None:
     state.counts[bin_of(packet.gap_ns * 1e-3, BINS)] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for i in range(len(SHARES)):

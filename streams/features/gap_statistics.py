@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
@@ -25,7 +25,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.depth == 1:
@@ -39,7 +39,7 @@ def update(state: Any, packet: Packet) -> None:
         state.most = gap
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     out[at] = state.mean

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, Packet, Totals
 from streams.header_layout import emit_headers, head_needs, header_columns, header_state, keep_headers
 
@@ -24,13 +24,13 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update_head(state: Any, packet: Packet, heads: NDArray[np.uint8], start: int, stop: int) -> None:
     """Take in the head of a packet: ``heads[start:stop]``."""
     keep_headers(state, packet, heads, start, stop, True)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     emit_headers(state, out, at)

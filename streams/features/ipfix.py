@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 _TELLS = (
@@ -42,7 +42,7 @@ FEATURE = Feature(
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     d, octets = packet.direction, min(packet.octets, 65535)
@@ -57,7 +57,7 @@ def update(state: Any, packet: Packet) -> None:
     state.flags[d] |= packet.tcp_flags
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     out[at] = totals.duration_ns * 1e-6

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, StateFields, Totals
 
 
@@ -42,7 +42,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     at = state.seen
@@ -55,7 +55,7 @@ def update(state: Any, packet: Packet) -> None:
     state.seen = at + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     depth, seen = len(state.octets), state.seen

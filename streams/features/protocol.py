@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.flow_key import TCP, UDP
 from streams.feature import Feature, FeatureColumn, Totals
 
@@ -24,7 +24,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     out[at] = totals.protocol == TCP

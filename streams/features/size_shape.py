@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.moments import FIELDS, add_moment, kurtosis_of, skewness_of
 
@@ -25,13 +25,13 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     add_moment(state, float(packet.octets))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     out[at] = skewness_of(state)

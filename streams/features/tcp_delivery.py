@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.packets import Extra
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.rounding import rounded
@@ -46,7 +46,7 @@ FEATURE = Feature(
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     flags, d = packet.tcp_flags, packet.direction
@@ -88,7 +88,7 @@ def update(state: Any, packet: Packet) -> None:
                 state.flight_most[d] = flight
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _classify(state: Any, now_us: int, d: int, start: int, end: int) -> None:
     """Count a segment that begins before what was seen last, and take it out of the hole it fills."""
     hole_start, hole_end = np.int64(state.hole_start[d]), np.int64(state.hole_end[d])
@@ -104,7 +104,7 @@ def _classify(state: Any, now_us: int, d: int, start: int, end: int) -> None:
             state.hole_end[d] = start
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for d in range(2):

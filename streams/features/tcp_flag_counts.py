@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 # FIN, SYN, RST, PSH, ACK, URG: the bits 0 to 5.
@@ -31,7 +31,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.tcp_flags == 0:
@@ -45,7 +45,7 @@ def update(state: Any, packet: Packet) -> None:
                 state.rare[4 * d + i] += (flags >> _RARE_BITS[i]) & 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for d in range(2):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.rounding import rounded
 
@@ -31,7 +31,7 @@ FEATURE = Feature(
 _TCP, _RST = 6, 4
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.protocol != _TCP or packet.tcp_flags & _RST:
@@ -45,7 +45,7 @@ def update(state: Any, packet: Packet) -> None:
         state.most[d] = window
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for d in range(2):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.packets import Extra
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.rounding import rounded
@@ -45,7 +45,7 @@ FEATURE = Feature(
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     flags, d = packet.tcp_flags, packet.direction
@@ -72,7 +72,7 @@ def update(state: Any, packet: Packet) -> None:
         state.known &= ~(4 << d) & 0xFF
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _sample(state: Any, d: int, rtt_us: int) -> None:
     rtt = np.float32(rtt_us)
     if state.known & (16 << d):
@@ -89,7 +89,7 @@ def _sample(state: Any, d: int, rtt_us: int) -> None:
         state.most[d] = rtt
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     for d in range(2):

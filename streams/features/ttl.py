@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 
 FEATURE = Feature(
@@ -22,7 +22,7 @@ FEATURE = Feature(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.direction == 0:
@@ -32,7 +32,7 @@ def update(state: Any, packet: Packet) -> None:
         state.rev = packet.ttl
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     out[at] = state.fwd

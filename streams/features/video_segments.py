@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from streams.feature import Feature, FeatureColumn, Packet, Totals
 from streams.rounding import rounded
 
@@ -63,7 +63,7 @@ FEATURE = Feature(
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update(state: Any, packet: Packet) -> None:
     """Fold a packet in."""
     if packet.payload_octets == 0:
@@ -79,7 +79,7 @@ def update(state: Any, packet: Packet) -> None:
         state.data_ns = max(state.data_ns, packet.time_ns)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _complete(state: Any, now_ns: int) -> None:
     """Fold the running segment into the statistics; the next one begins now."""
     octets = float(state.octets)
@@ -111,7 +111,7 @@ def _complete(state: Any, now_ns: int) -> None:
     state.request_ns = now_ns
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     """Write the columns of ``FEATURE``."""
     count = float(state.count)
@@ -130,7 +130,7 @@ def emit(state: Any, totals: Totals, out: NDArray[np.float32], at: int) -> None:
     out[at + 17] = state.octets
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _emit_last(state: Any, out: NDArray[np.float32], at: int) -> None:
     """Write mean, standard deviation, minimum and maximum of the last segments."""
     kept: int = min(int(state.count), LAST)

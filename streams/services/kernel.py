@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled, inner
 from schemas.flow_key import TCP, UDP
-from schemas.inner import inner
 from schemas.packets import NameSource
 from streams.services.named import BatchNames
 from streams.services.rules import Rules
@@ -58,7 +57,7 @@ def _last6(rules: Rules, first: np.uint64, second: np.uint64) -> int:
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prefix_rule(rules: Rules, w0: np.uint64, w1: np.uint64, version: int) -> int:
     """Return the rule of the longest prefix that an address, as two little-endian words, lies in; 0: none."""
     if version == 4:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.inner import inner
+from schemas.compiled import inner
 
 NOTHING_CARRIED = (np.int64(0), np.int64(0), np.int64(0))
 

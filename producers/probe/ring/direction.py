@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
+from schemas.compiled import compiled
 from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
 
 BY_INTERFACE, BY_MAC = 0, 1
@@ -51,7 +51,7 @@ def prefixes_of(texts: Sequence[str]) -> Prefixes:
     return Prefixes(np.array([n.version for n in networks], np.uint8), words[0], words[1])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_inside(prefixes: Prefixes, version: int, first: np.uint64, second: np.uint64) -> bool:
     for i in range(len(prefixes.version)):
         if (
@@ -63,7 +63,7 @@ def _is_inside(prefixes: Prefixes, version: int, first: np.uint64, second: np.ui
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def direct_by_prefix(columns: PacketColumns, rows: int, prefixes: Prefixes) -> None:
     """Fill in the direction of the first rows: egress leaves all prefixes, ingress enters one of them.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from producers.decoder.reasons import BAD_RECORD, NOT_IP
 from producers.decoder.spans import Spans
 from producers.decoder.state import DecodeState
 from producers.names.spots import Spots
+from schemas.compiled import compiled
 from schemas.packets import EGRESS, INGRESS, NOT_KNOWN
 
 # Block descriptor.
@@ -84,7 +85,7 @@ def _fence(context: Any) -> Any:
     return types.none(), generate
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _by_mac(raw: NDArray[np.uint8], at: int, octets: int, macs: NDArray[np.int64]) -> int:
     """Return the direction of an Ethernet frame: egress is from one of ``macs``, ingress to one of them."""
     if octets < 12:
@@ -99,7 +100,7 @@ def _by_mac(raw: NDArray[np.uint8], at: int, octets: int, macs: NDArray[np.int64
     return NOT_KNOWN
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def walk_ring(
     raw: NDArray[np.uint8],
     ring: RingShape,
@@ -198,7 +199,7 @@ def walk_ring(
     return count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def decode_ring(
     raw: NDArray[np.uint8],
     ring: RingShape,
@@ -228,7 +229,7 @@ def decode_ring(
     return row
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def give_back(words: NDArray[np.uint32], ring: RingShape, place: NDArray[np.int64]) -> None:
     """Give the blocks that were gone through back to the kernel; ``words`` is the ring, writable."""
     _fence()
