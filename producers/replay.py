@@ -18,10 +18,10 @@ import numpy as np
 
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, PayloadSettings, ReplaySettings, topic_name
+from producers.followed import FlowRules
 from producers.labels import LabelTable, read_labels
 from producers.metrics import serving
 from producers.pacing import Clock, Pacer, SystemClock, Timeline
-from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
 from producers.privacy.config import PrivacySettings
 from producers.privacy.privacy import Privacy, check_payloads, open_privacy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producers.payloads.sampler import FlowRules
+from producers.followed import FlowRules
 from streams.config import StreamsSettings
 
 

@@ -25,7 +25,8 @@ from models.packet.dataset import ARRAYS, MANIFEST, SHARES, SPLITS, VERSION
 from models.packet.splits import split_groups, split_rows
 from producers.columns import PacketColumns
 from producers.config import PayloadSettings
-from producers.payloads.sampler import FlowRules, PayloadRows, PayloadSampler
+from producers.followed import FlowRules
+from producers.payloads.sampler import PayloadRows, PayloadSampler
 from producers.sources.capture import open_capture
 from schemas.errors import InputError
 from schemas.flow_key import flow_id_of, mix, probe_hash_of

@@ -1,15 +1,14 @@
 """Chooses packets and copies their first octets, while what they were decoded from is still in memory.
 
-To know a packet's flow, and which packet of it it is, the sampler follows flows as the flows agent does: by the
-same rules of event time, so that its flow ids are those of the flow records. It keeps 40 bytes per flow in
-arrays of fixed size. A flow may stand in any of 16 places that its hash leads to; if all are taken by flows that
-still go on, the longest silent is forgotten, and counted.
+To know a packet's flow, and which packet of it it is, the sampler follows flows as the flows agent does
+(``producers.followed``), so that its flow ids are those of the flow records. It keeps 40 bytes per flow; one that
+has to be forgotten is counted.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -18,15 +17,25 @@ from numpy.typing import NDArray
 from producers.columns import PacketColumns
 from producers.config import PayloadSettings
 from producers.decoder.spans import Spans, allocate_spans
+from producers.followed import (
+    OWN,
+    REVERSED,
+    FlowRules,
+    Followed,
+    begin_flow,
+    count_packet,
+    event_time,
+    find,
+    is_over,
+    make_room,
+    new_followed,
+)
 from producers.payloads.handshake import HANDSHAKE, NEITHER, TLS_DATA, TLS_HANDSHAKE, kind_of
 from schemas.flow_key import mix, partition_of
 from schemas.payloads import MASKED_OCTETS
 
-WAYS = 16
-_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 # Bits of ``marks``: a TLS handshake is begun and done in each direction (shifted by it).
-_REVERSED, _FIN_FWD, _FIN_REV, _ENDED, _BEGUN, _DONE = 1, 2, 4, 8, 16, 64
-_NEVER_NS = -(1 << 62)
+_BEGUN, _DONE = OWN, OWN << 2
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 # Places in the counts.
@@ -43,32 +52,6 @@ NAMES = (
 DROPS = ("fragments", "truncated")
 """Of these, what could not be had; ``empty`` and ``not_chosen`` were not wanted."""
 
-_FLOW = np.dtype(
-    [
-        ("start_ns", "i8"),
-        ("last_ns", "i8"),
-        ("packets", "u4"),
-        ("payloads", "u4"),
-        ("generation", "u4"),
-        ("marks", "u1"),
-    ],
-    align=True,
-)
-
-
-class FlowRules(NamedTuple):
-    """When a flow ends, in ns of event time; the defaults are those of the flows agent."""
-
-    idle_ns: int = 60_000_000_000
-    active_ns: int = 1_800_000_000_000
-    linger_ns: int = 1_000_000_000
-    lateness_ns: int = 200_000_000
-
-    @property
-    def step_back_ns(self) -> int:
-        """How much older than the newest a packet must be to mean that the clock was set back."""
-        return max(self.idle_ns, self.lateness_ns)
-
 
 class _Choice(NamedTuple):
     """What the kernel has to know; scalars."""
@@ -77,21 +60,6 @@ class _Choice(NamedTuple):
     """0: by ``one_in``."""
     one_in: int
     octets: int
-    idle_ns: int
-    active_ns: int
-    linger_ns: int
-    lateness_ns: int
-    step_back_ns: int
-
-
-class _Memory(NamedTuple):
-    """The flows followed, and each partition's clock."""
-
-    flow_hash: NDArray[np.uint64]
-    flows: NDArray[Any]
-    """(places,) records of _FLOW; an older ``generation`` than its partition's means that the place is free."""
-    watermark: NDArray[np.int64]
-    generation: NDArray[np.uint32]
 
 
 class PayloadRows(NamedTuple):
@@ -129,43 +97,6 @@ def _allocate(rows: int, data: NDArray[np.uint8]) -> PayloadRows:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _deadline(flow: Any, choice: _Choice) -> int:
-    deadline: int = min(flow.last_ns + choice.idle_ns, flow.start_ns + choice.active_ns)
-    if flow.marks & _ENDED:
-        deadline = min(deadline, flow.last_ns + choice.linger_ns)
-    return deadline
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _find(memory: _Memory, flow_hash: np.uint64) -> int:
-    """Return the place of a flow, or -1."""
-    first = np.int64(flow_hash & np.uint64(len(memory.flow_hash) // WAYS - 1)) * WAYS
-    for place in range(first, first + WAYS):
-        if memory.flow_hash[place] == flow_hash:
-            return place
-    return -1
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _make_room(memory: _Memory, flow_hash: np.uint64, choice: _Choice, counts: NDArray[np.int64]) -> int:
-    """Return a place for a new flow: a free one, one of a flow that is over, or the longest silent flow's."""
-    first = np.int64(flow_hash & np.uint64(len(memory.flow_hash) // WAYS - 1)) * WAYS
-    silent = int(first)
-    for place in range(first, first + WAYS):
-        flow = memory.flows[place]
-        partition = partition_of(memory.flow_hash[place], len(memory.watermark))
-        if (
-            flow.generation != memory.generation[partition]
-            or _deadline(flow, choice) < memory.watermark[partition] - choice.lateness_ns
-        ):
-            return place
-        if flow.last_ns < memory.flows[silent].last_ns:
-            silent = place
-    counts[EVICTED] += 1
-    return silent
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _take(
     raw: NDArray[np.uint8],
     columns: PacketColumns,
@@ -173,7 +104,8 @@ def _take(
     start: int,
     stop: int,
     choice: _Choice,
-    memory: _Memory,
+    rules: FlowRules,
+    followed: Followed,
     out: PayloadRows,
     filled: int,
     counts: NDArray[np.int64],
@@ -184,43 +116,29 @@ def _take(
     """
     used = out.end[filled - 1] if filled else 0
     most = choice.octets - MASKED_OCTETS
-    partitions = len(memory.watermark)
+    partitions = len(followed.watermark)
     for row in range(start, stop):
         if used + most > len(out.data):
             return row, filled
         counts[PACKETS] += 1
         flow_hash, time_ns = columns.flow_hash[row], columns.time_ns[row]
         p = partition_of(flow_hash, partitions)
-        if time_ns > memory.watermark[p]:
-            memory.watermark[p] = time_ns
-        elif time_ns < memory.watermark[p] - choice.step_back_ns:
-            memory.generation[p] += np.uint32(1)
-            memory.watermark[p] = time_ns
-        now_ns = max(time_ns, memory.watermark[p] - choice.lateness_ns)
+        watermark = event_time(followed, p, time_ns, rules)
+        followed.watermark[p] = watermark
+        now_ns = max(time_ns, watermark - rules.lateness_ns)
         flags, direction = columns.tcp_flags[row], columns.direction[row]
 
-        place = _find(memory, flow_hash)
+        place = find(followed, flow_hash)
         fresh = place < 0
         if fresh:
-            place = _make_room(memory, flow_hash, choice, counts)
-        flow = memory.flows[place]
-        if not fresh:
-            reused = flow.marks & _ENDED and flags & (_SYN | _ACK) == _SYN
-            stale = flow.generation != memory.generation[p]
-            fresh = stale or reused or now_ns > _deadline(flow, choice)
-        if fresh:
-            memory.flow_hash[place] = flow_hash
-            flow.start_ns, flow.last_ns = time_ns, time_ns
-            flow.packets, flow.payloads = 0, 0
-            flow.generation = memory.generation[p]
-            flow.marks = direction
-        flow.last_ns = max(flow.last_ns, time_ns)
-        flow.packets += np.uint32(1)
-        if flags & (_FIN | _RST):
-            if flags & _FIN:
-                flow.marks |= _FIN_REV if direction ^ (flow.marks & _REVERSED) else _FIN_FWD
-            if flags & _RST or (flow.marks & _FIN_FWD and flow.marks & _FIN_REV):
-                flow.marks |= _ENDED
+            place, evicted = make_room(followed, flow_hash, rules)
+            counts[EVICTED] += evicted
+        flow = followed.flows[place]
+        if fresh or is_over(flow, followed.generation[p], now_ns, flags, rules):
+            followed.flow_hash[place] = flow_hash
+            begin_flow(flow, followed.generation[p], time_ns, direction)
+            flow.payloads = 0
+        count_packet(flow, time_ns, flags, direction)
 
         begin = spans.start[row]
         if begin < 0:
@@ -260,7 +178,7 @@ def _take(
         out.row[filled] = row
         out.start_ns[filled] = flow.start_ns
         out.packet_number[filled] = flow.packets
-        out.first_direction[filled] = flow.marks & _REVERSED
+        out.first_direction[filled] = flow.marks & REVERSED
         out.octets[filled] = octets
         out.transport_octets[filled] = transport_octets
         out.end[filled] = used
@@ -280,21 +198,10 @@ class PayloadSampler:
     """
 
     def __init__(self, settings: PayloadSettings, partitions: int, rules: FlowRules | None = None) -> None:
-        rules = rules or FlowRules()
-        self._choice = _Choice(
-            settings.first_packets if settings.mode == "first" else 0,
-            settings.one_in,
-            settings.octets,
-            *rules,
-            rules.step_back_ns,
-        )
-        places = max(WAYS, 1 << (settings.max_flows - 1).bit_length())
-        self._memory = _Memory(
-            np.zeros(places, np.uint64),
-            np.zeros(places, _FLOW),
-            np.full(partitions, _NEVER_NS, np.int64),
-            np.ones(partitions, np.uint32),
-        )
+        first = settings.first_packets if settings.mode == "first" else 0
+        self._choice = _Choice(first, settings.one_in, settings.octets)
+        self._rules = rules or FlowRules()
+        self._followed = new_followed(settings.max_flows, partitions, (("payloads", "u4"),))
         self.counts = np.zeros(COUNTS, np.int64)
         """By NAMES."""
         self.cpu_ns = 0
@@ -306,12 +213,11 @@ class PayloadSampler:
     @property
     def state_bytes(self) -> int:
         """Memory of the flows followed, where every place was used once."""
-        return self._memory.flow_hash.nbytes + self._memory.flows.nbytes
+        return self._followed.state_bytes
 
     def restart(self) -> None:
         """Forget all flows: what comes next is another stream."""
-        self._memory.generation[:] += np.uint32(1)
-        self._memory.watermark[:] = _NEVER_NS
+        self._followed.forget()
 
     def begin(self, rows: int) -> None:
         """Forget the last block's rows; the next block has at most so many."""
@@ -325,7 +231,7 @@ class PayloadSampler:
         began_ns = time.thread_time_ns()
         while True:
             start, self._filled = _take(
-                raw, columns, self.spans, start, stop, self._choice, self._memory, self._out,
+                raw, columns, self.spans, start, stop, self._choice, self._rules, self._followed, self._out,
                 self._filled, self.counts,
             )  # fmt: skip
             if start == stop:

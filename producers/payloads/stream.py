@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
 from producers.config import PayloadSettings
+from producers.followed import FlowRules
 from producers.payloads.batcher import PayloadBatcher
-from producers.payloads.sampler import FlowRules, PayloadSampler
+from producers.payloads.sampler import PayloadSampler
 from producers.sequence import Sequencer
 from schemas.flow_key import probe_hash_of
 from schemas.payloads import PayloadBatch, empty_columns

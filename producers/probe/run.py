@@ -18,10 +18,10 @@ from typing import Protocol
 from producers.batcher import Batcher
 from producers.bus import Sink
 from producers.config import BusSettings, PayloadSettings
+from producers.followed import FlowRules
 from producers.names.finder import NameFinder
 from producers.pacing import Clock, SystemClock
 from producers.packet_stream import Origin, PacketStream
-from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
 from producers.privacy.privacy import Privacy
 from producers.probe.config import RELOADED, ProbeSettings

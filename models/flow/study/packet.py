@@ -18,7 +18,7 @@ from models.packet.card import MODEL_FILE
 from models.packet.library import ready_to_publish
 from models.packet.runtime import PacketModel, open_model
 from producers.config import PayloadSettings
-from producers.payloads.sampler import FlowRules
+from producers.followed import FlowRules
 from producers.payloads.stream import PayloadStream
 from producers.sources.capture import open_capture
 from schemas.errors import InputError

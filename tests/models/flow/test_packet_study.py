@@ -26,7 +26,7 @@ from models.flow.study.report import write_report
 from models.flow.study.results import results
 from models.flow.study.run import Study, run
 from producers.config import BusSettings
-from producers.payloads.sampler import FlowRules
+from producers.followed import FlowRules
 from schemas.errors import FlowgaugeError, InputError, SettingsError
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 from streams.config import StreamsSettings

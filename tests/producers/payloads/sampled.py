@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from producers.config import PayloadSettings
-from producers.payloads.sampler import FlowRules, PayloadSampler
+from producers.followed import FlowRules
+from producers.payloads.sampler import PayloadSampler
 from producers.sources.capture import open_capture
 
 

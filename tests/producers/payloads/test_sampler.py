@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.payloads.sampler import DROPS, NAMES, WAYS, FlowRules
+from producers.followed import WAYS, FlowRules
+from producers.payloads.sampler import DROPS, NAMES
 from tests.producers.frames import (
     ACK,
     IP6,

@@ -13,9 +13,9 @@ from producers.batcher import Batcher
 from producers.columns import PacketColumns
 from producers.config import BusSettings, PayloadSettings, ReplaySettings
 from producers.decoder.kernel import writable
+from producers.followed import FlowRules
 from producers.labels import COLUMNS, read_labels
 from producers.names.finder import NameFinder
-from producers.payloads.sampler import FlowRules
 from producers.payloads.stream import PayloadStream
 from producers.privacy import addresses as addresses_module
 from producers.privacy.addresses import AddressAnonymiser
