@@ -13,6 +13,7 @@ from flowgauge.largest import LargestFlows
 from flowgauge.progress import progress
 from flowgauge.records import FIELDS, SERVICE_FIELDS
 from flowgauge.settings import Effective
+from flowgauge.wanted import wanted_packets
 from flowgauge.writers import open_writer
 from producers.config import BusSettings
 from producers.privacy.config import PrivacySettings
@@ -55,6 +56,7 @@ def run(
             on_batch=on_batch,
             on_progress=stack.enter_context(progress("read", plain=False)),
             privacy=open_privacy(effective.get("privacy", PrivacySettings)),
+            selection=wanted_packets(effective),
         )
     for warning in summary.warnings:
         print(f"flowgauge: warning: {warning}", file=sys.stderr)
@@ -93,7 +95,8 @@ def _print(summary: OfflineSummary, largest: LargestFlows, output: Path | None) 
     skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.skipped.items()))
     console.print(
         f"{summary.read} packets read, {summary.accepted} accepted, {sum(summary.skipped.values())} skipped"
-        + (f" ({skipped})" if skipped else ""),
+        + (f" ({skipped})" if skipped else "")
+        + (f", {summary.left_out} left out, behind the first of their flows" if summary.left_out else ""),
         highlight=False,
     )
     rows = sum(summary.rows.values())

@@ -19,7 +19,7 @@ from flowgauge.probe_bus import of_process, probe_bus
 from flowgauge.probe_processes import ProcessFailed, run_processes
 from flowgauge.probe_sources import other_sources
 from flowgauge.settings import Effective
-from flowgauge.wanted import probe_settings, wanted_columns
+from flowgauge.wanted import probe_settings, wanted_columns, wanted_packets
 from flowgauge.workers import log_to_stderr
 from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
@@ -77,6 +77,7 @@ def probe_options(effective: Effective) -> ProbeOptions:
         wanted_columns(effective),
         payloads,
         flow_rules(effective.get("streams", StreamsSettings)),
+        wanted_packets(effective),
         open_privacy(privacy),
     )
 
@@ -257,6 +258,11 @@ def _lines(found: dict[str, Any], bootstrap: str) -> list[tuple[str, str]]:
         ("probe", f"{found['probe']}: {where}"),
         ("seen", f"{packets['seen']} packets" + (f" (skipped: {skipped})" if skipped else "")),
         ("sent", f"{packets['sent']} packets in {found['batches']} batches"),
+        *(
+            [("left out", f"{packets['left_out']} packets, behind the first of their flows")]
+            if packets["left_out"]
+            else []
+        ),
         ("acknowledged", f"{packets['acked']} packets, {messages['acked']} of {messages['sent']} messages"),
         *(
             [("left on disk", f"{packets['kept']} packets, sent at the next start")]

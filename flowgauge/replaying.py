@@ -11,7 +11,7 @@ from flowgauge.interrupt import stopping
 from flowgauge.messages import duration, short
 from flowgauge.progress import progress
 from flowgauge.settings import Effective
-from flowgauge.wanted import replay_settings, wanted_columns
+from flowgauge.wanted import replay_settings, wanted_columns, wanted_packets
 from producers.config import BusSettings, PayloadSettings
 from producers.privacy.config import PrivacySettings
 from producers.probes import ProbeSpec
@@ -39,6 +39,7 @@ def run(
         effective.get("payloads", PayloadSettings),
         flow_rules(effective.get("streams", StreamsSettings)),
         effective.get("privacy", PrivacySettings),
+        wanted_packets(effective),
     )
     bus = effective.get("bus", BusSettings)
     with stopping() as stop:
@@ -95,7 +96,9 @@ def _lines(summary: ReplaySummary) -> list[tuple[str, str]]:
         ),
         (
             "sent",
-            f"{packets['sent']} packets in {found['batches']} batches" + _left(packets["unsent"], "not sent"),
+            f"{packets['sent']} packets in {found['batches']} batches"
+            + _left(packets["left_out"], "left out, behind the first of their flows")
+            + _left(packets["unsent"], "not sent"),
         ),
         (
             "acknowledged",

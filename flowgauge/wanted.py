@@ -1,4 +1,4 @@
-"""What a probe takes from all settings: columns and names that services and features need, and when flows end."""
+"""What a probe takes from all settings: columns and names that services and features need, and which packets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import socket
 
 from flowgauge.settings import Effective
 from producers.config import PacketsSettings, ReplaySettings
+from producers.first_packets import Selection
 from producers.probe.config import ProbeSettings
 from schemas.packets import Extra
 from streams.codegen import needed_columns, resolve
 from streams.config import StreamsSettings
+from streams.flow_rules import first_packets
 
 
 def wanted_columns(effective: Effective) -> Extra:
@@ -22,6 +24,12 @@ def wanted_columns(effective: Effective) -> Extra:
     chosen = effective.get("packets", PacketsSettings).extra
     streams = effective.get("streams", StreamsSettings)
     return chosen.with_(needed_columns(resolve(streams.computed, streams.feature_files)))
+
+
+def wanted_packets(effective: Effective) -> Selection | None:
+    """Return which packets are sent; None: all."""
+    packets, streams = effective.get("packets", PacketsSettings), effective.get("streams", StreamsSettings)
+    return first_packets(packets, streams)
 
 
 def replay_settings(effective: Effective) -> ReplaySettings:

@@ -281,7 +281,7 @@ def _distribute(
             flow_direction[partition[row], position[row]] = new_flow_direction[row]
     if len(new.head_length):
         for row in range(start, stop):
-            if _is_among_first(new, row, acc, head_packets):
+            if new.head_length[row] and _is_among_first(new, row, acc, head_packets):
                 _append_head(new, row, acc, partition[row], position[row])
     return stop, full, event
 

@@ -37,6 +37,7 @@ class PacketColumns(NamedTuple):
     tcp_sequence: NDArray[np.uint32]
     tcp_acknowledgment: NDArray[np.uint32]
     head_length: NDArray[np.uint16]
+    """0: the packet's head is not to be sent."""
     heads: NDArray[np.uint8]
     """(rows, octets): the first octets of each packet from the IP header on, addresses set to 0"""
     flow_direction: NDArray[np.uint8]

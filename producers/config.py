@@ -84,8 +84,24 @@ class MetricsSettings(Settings):
 
 
 class PacketsSettings(Settings):
-    """What is sent of each packet beyond the columns that every batch has. What the features chosen in the same
-    settings file need is sent without being named here."""
+    """Which packets are sent, and what of each beyond the columns that every batch has. What the features chosen in
+    the same settings file need is sent without being named here."""
+
+    first_packets: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Send only the first packets of each flow, so many, those that end it, those that tell names, and "
+        "one every 4 s, so that it stays open; 0: all. Early rows up to this depth stay what they are; totals, "
+        "windows and flow records count what was sent.",
+    )
+    max_flows: int = Field(
+        default=1 << 18,
+        ge=16,
+        le=1 << 26,
+        description="Most flows per source that `first_packets` follows; beyond, the longest silent of 16 is "
+        "forgotten, and its first packets are sent again.",
+    )
 
     columns: tuple[Literal["tcp", "head", "direction"], ...] = Field(
         default=(),

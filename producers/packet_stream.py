@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from producers.batcher import Batcher
 from producers.columns import PacketColumns
+from producers.first_packets import FirstPackets
 from producers.names.told import NOTHING_TOLD, Told
 from producers.payloads.stream import PayloadStream, waiting_since_ns
 from producers.sequence import Sequencer
@@ -39,6 +40,7 @@ class PacketStream:
         summary: what was sent is counted there.
         emit: called with each batch.
         payloads: the payloads' own stream, whose sampler was shown the packets; None: none are sent.
+        first: chooses the packets that are sent; None: all are. Payloads are chosen among all packets.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class PacketStream:
         summary: ProbeSummary,
         emit: Emit,
         payloads: PayloadStream | None = None,
+        first: FirstPackets | None = None,
     ) -> None:
-        self.batcher, self.payloads = batcher, payloads
+        self.batcher, self.payloads, self.first = batcher, payloads, first
         self._origin, self._sequencer, self._summary, self._emit = origin, sequencer, summary, emit
         self._point = ""
 
@@ -87,8 +90,12 @@ class PacketStream:
             told: the names that the whole block told.
             offset_ns: by how much the times were moved.
         """
-        start, stop = rows
-        for partition, views in self.batcher.add(block.part(start, stop), now_ns, told, start):
+        part, first_row = block.part(*rows), rows[0]
+        if self.first is not None:
+            part, told = self.first.take(block, rows, told)
+            first_row = 0
+            self._summary.packets_left_out += rows[1] - rows[0] - part.packets
+        for partition, views in self.batcher.add(part, now_ns, told, first_row):
             self._send(partition, views)
         if self.payloads is not None:
             self.payloads.add(self._point, block, rows, offset_ns, now_ns)
@@ -110,6 +117,8 @@ class PacketStream:
         self._sequencer.restart()
         if self.payloads is not None:
             self.payloads.end()
+        if self.first is not None:
+            self.first.restart()
         self.batcher.forget_names()
 
     def _batch(self, partition: int, views: dict[str, NDArray[Any]], *, end_of_stream: bool) -> PacketBatch:

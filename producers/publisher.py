@@ -11,6 +11,7 @@ import numpy as np
 
 from producers.bus import Sink, TimedSink
 from producers.config import BusSettings, topic_name
+from producers.first_packets import FirstPackets
 from producers.health import Backlog, Health
 from producers.payloads.sampler import DROPS as PAYLOAD_DROPS
 from producers.payloads.stream import PayloadStream
@@ -52,6 +53,7 @@ class Publisher:
         self.sink = sink
         self.health = Health(stall_s)
         self._payloads: list[PayloadStream] = []
+        self._first: list[FirstPackets] = []
         self.meter = StageMeter(
             stage, "packets", cpu_ns=lambda: time.process_time_ns() - self._payload_cpu_ns()
         )
@@ -67,6 +69,7 @@ class Publisher:
         self._told: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
         self._sampled: Counter[str] = Counter()
+        self._left_out = self._evicted = 0
 
     @property
     def meters(self) -> list[StageMeter]:
@@ -79,6 +82,11 @@ class Publisher:
             self.payload_meter = StageMeter("payloads", "packets", cpu_ns=self._payload_cpu_ns)
         self._payloads.append(stream)
         self.payload_meter.state_bytes += stream.state_bytes
+
+    def add_first(self, first: FirstPackets) -> None:
+        """Count the packets that are left out by ``first``."""
+        self._first.append(first)
+        self.meter.state_bytes += first.state_bytes
 
     def _payload_cpu_ns(self) -> int:
         return sum(stream.cpu_ns for stream in self._payloads)
@@ -145,11 +153,21 @@ class Publisher:
             meter.count(name, count)
         self._events = counted
         self.tell_payloads()
+        self._tell_first()
         self._tell_clock()
         answered = sink.acked + sink.failed
         meter.lag_records = sink.outstanding
         meter.gauge("lag_s", self._backlog.age_ns(sink.sent, answered, now_ns) / 1e9)
         self.health.tick(waiting, answered)
+
+    def _tell_first(self) -> None:
+        left_out, evicted = (
+            sum(first.left_out for first in self._first),
+            sum(first.flows_evicted for first in self._first),
+        )
+        self.meter.count("packets_left_out", left_out - self._left_out)
+        self.meter.count("flows_evicted", evicted - self._evicted)
+        self._left_out, self._evicted = left_out, evicted
 
     def _tell_clock(self) -> None:
         if not isinstance(self.sink, TimedSink):

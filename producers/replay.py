@@ -18,6 +18,7 @@ import numpy as np
 
 from producers.bus import BusProducer, Sink
 from producers.config import BusSettings, PayloadSettings, ReplaySettings, topic_name
+from producers.first_packets import Selection
 from producers.followed import FlowRules
 from producers.labels import LabelTable, read_labels
 from producers.metrics import serving
@@ -63,6 +64,8 @@ class ReplayOptions:
     """When flows end, for the ids of the payloads' flows."""
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     """What is hidden before it leaves."""
+    selection: Selection | None = None
+    """Which packets are sent; None: all."""
 
 
 class ReplayFailed(BusError):
@@ -167,6 +170,7 @@ class Replay:
                 options.extra,
                 self._payload_stream(spec.name),
                 privacy,
+                options.selection,
             )
             for spec in probes
         ]
@@ -174,7 +178,10 @@ class Replay:
         self._pacer: Pacer | None = None
         self._linger_ns = int(options.settings.linger_ms * 1e6)
         self.meter = self.publisher.meter
-        self.meter.state_bytes = sum(stream.batcher.state_bytes for stream in self._streams)
+        for stream in self._streams:
+            self.meter.state_bytes += stream.batcher.state_bytes
+            if stream.first is not None:
+                self.publisher.add_first(stream.first)
         self._next_progress_ns = self._next_telemetry_ns = self._clock.monotonic_ns()
         self.summary = ReplaySummary({s.spec.name: s.summary for s in self._streams}, options.speed)
 
@@ -350,7 +357,7 @@ class Replay:
         summary.payloads, summary.end_marks = self.publisher.payload_counts, self.publisher.end_marks
         for stream in self._streams:
             probe = stream.summary
-            probe.packets_unsent = probe.packets_accepted - probe.packets_sent
+            probe.packets_unsent = probe.packets_accepted - probe.packets_sent - probe.packets_left_out
             summary.warnings += stream.warnings
         summary.messages_sent, summary.message_bytes = sink.sent, sink.sent_bytes
         summary.messages_acked, summary.messages_failed = sink.acked, sink.failed

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from producers.batcher import Batcher
 from producers.columns import PacketColumns
 from producers.config import ReplaySettings
+from producers.first_packets import FirstPackets, Selection
 from producers.labels import LabelTable
 from producers.names.finder import NameFinder
 from producers.names.told import NOTHING_TOLD
@@ -46,6 +47,7 @@ class ProbeStream:
         extra: Extra = NO_EXTRA,
         payloads: PayloadStream | None = None,
         privacy: Privacy | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self.spec = spec
         self.summary = ProbeSummary(
@@ -57,6 +59,7 @@ class ProbeStream:
         self.batcher = Batcher(partitions, settings.batch_packets, extra, names=settings.names)
         self._names = NameFinder(privacy) if settings.names else None
         self.payloads = payloads
+        self.first = None if selection is None else FirstPackets(selection, partitions, extra)
         self._privacy = privacy
         self._told = NOTHING_TOLD
         self._stream = PacketStream(
@@ -66,6 +69,7 @@ class ProbeStream:
             self.summary,
             emit,
             payloads,
+            self.first,
         )
         self._settings = settings
         self._labels = labels

@@ -12,7 +12,7 @@ class ProbeSummary:
     """What one probe of a replay read and sent.
 
     ``packets_read == packets_accepted + sum(packets_skipped)``, ``packets_accepted == packets_sent +
-    packets_unsent``.
+    packets_left_out + packets_unsent``.
     """
 
     captures: list[str]
@@ -21,6 +21,8 @@ class ProbeSummary:
     packets_skipped: dict[str, int] = field(default_factory=dict)
     packets_sent: int = 0
     """Packets handed to the bus in batches."""
+    packets_left_out: int = 0
+    """Packets after the first of their flow (``packets.first_packets``)."""
     packets_unsent: int = 0
     """Packets decoded, but not handed over when the replay was stopped or failed."""
     times_clamped: int = 0
@@ -100,6 +102,7 @@ class ReplaySummary:
                 "read": self.total("packets_read"),
                 "accepted": self.total("packets_accepted"),
                 "skipped": self.packets_skipped,
+                "left_out": self.total("packets_left_out"),
                 "unsent": self.total("packets_unsent"),
                 "sent": self.total("packets_sent"),
                 "acked": self.packets_acked,

@@ -12,6 +12,7 @@ import numpy as np
 
 from producers.batcher import Batcher
 from producers.columns import PacketColumns
+from producers.first_packets import FirstPackets, Selection
 from producers.names.finder import NameFinder
 from producers.names.told import NOTHING_TOLD
 from producers.privacy.privacy import Privacy
@@ -33,6 +34,8 @@ class OfflineSummary:
 
     read: int = 0
     accepted: int = 0
+    left_out: int = 0
+    """Of those accepted, packets after the first of their flow (``packets.first_packets``)."""
     skipped: Counter[str] = field(default_factory=Counter)
     flows: int = 0
     rows: Counter[str] = field(default_factory=Counter)
@@ -46,7 +49,12 @@ class OfflineSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as ``flowgauge flows --json`` prints it."""
         return {
-            "packets": {"read": self.read, "accepted": self.accepted, "skipped": dict(self.skipped)},
+            "packets": {
+                "read": self.read,
+                "accepted": self.accepted,
+                "skipped": dict(self.skipped),
+                "left_out": self.left_out,
+            },
             "flows": self.flows,
             "rows": dict(self.rows),
             "counters": dict(self.counters),
@@ -67,7 +75,12 @@ class Offline:
     """
 
     def __init__(
-        self, settings: StreamsSettings, partitions: int, probe: str, privacy: Privacy | None = None
+        self,
+        settings: StreamsSettings,
+        partitions: int,
+        probe: str,
+        privacy: Privacy | None = None,
+        selection: Selection | None = None,
     ) -> None:
         """Make ready; raises SettingsError for an unknown feature."""
         plan = Plan(settings)
@@ -75,6 +88,7 @@ class Offline:
         self.names = NameFinder(privacy) if settings.services else None
         """Who looks for names of servers: to be given to ``open_capture``."""
         self.batcher = Batcher(partitions, extra=plan.needs, names=self.names is not None)
+        self.first = None if selection is None else FirstPackets(selection, partitions, plan.needs)
         self.partitions = [Partition(plan, number) for number in range(partitions)]
         self._sequences = [0] * partitions
 
@@ -86,6 +100,8 @@ class Offline:
     def take(self, block: PacketColumns) -> Iterator[FeatureBatch]:
         """Yield the rows that a block, the one that the capture gave last, makes due."""
         told = NOTHING_TOLD if self.names is None else self.names.take()
+        if self.first is not None:
+            block, told = self.first.take(block, (0, block.packets), told)
         for number, columns in self.batcher.add(block, 0, told):
             yield from self._apply(number, columns)
 
@@ -141,6 +157,7 @@ def run_offline(
     on_batch: OnBatch,
     on_progress: OnProgress | None = None,
     privacy: Privacy | None = None,
+    selection: Selection | None = None,
 ) -> OfflineSummary:
     """Read captures one after the other as one stream and hand every feature batch to ``on_batch``.
 
@@ -152,13 +169,14 @@ def run_offline(
         on_batch: takes each batch as it is made; the order within a flow is that of event time.
         on_progress: see ``OnProgress``.
         privacy: hides addresses and names, as a probe would. None: nothing is hidden.
+        selection: which packets a probe would send. None: all.
 
     Raises:
         InputError: a capture that cannot be read at all; SettingsError: an unknown feature.
     """
     began = time.perf_counter()
     summary = OfflineSummary()
-    offline = Offline(settings, partitions, probe, privacy)
+    offline = Offline(settings, partitions, probe, privacy, selection)
 
     def take(batches: Iterator[FeatureBatch]) -> None:
         for batch in batches:
@@ -177,6 +195,8 @@ def run_offline(
             summary.skipped.update(capture.counters.skipped)
             summary.warnings += capture.warnings
     take(offline.end())
+    if offline.first is not None:
+        summary.left_out = offline.first.left_out
     if settings.services:
         summary.services = offline.services()
         summary.rules_without_match = offline.unused_rules()

@@ -18,6 +18,7 @@ from typing import Protocol
 from producers.batcher import Batcher
 from producers.bus import Sink
 from producers.config import BusSettings, PayloadSettings
+from producers.first_packets import FirstPackets, Selection
 from producers.followed import FlowRules
 from producers.names.finder import NameFinder
 from producers.pacing import Clock, SystemClock
@@ -56,6 +57,8 @@ class ProbeOptions:
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     flow_rules: FlowRules = field(default_factory=FlowRules)
     """When flows end, for the ids of the payloads' flows."""
+    selection: Selection | None = None
+    """Which packets are sent; None: all."""
     privacy: Privacy | None = None
     """Hides addresses and names before they leave; opened while the process may still read the key."""
     number: int = 0
@@ -155,8 +158,11 @@ class Probe:
                 replayed=False,
             )
         origin = Origin(options.name, replayed=False)
+        first = None
+        if options.selection is not None:
+            first = FirstPackets(options.selection, self._bus.partitions, options.extra)
         stream = PacketStream(
-            origin, self._batcher(settings), sequencer, self.summary.sent, self._emit, payloads
+            origin, self._batcher(settings), sequencer, self.summary.sent, self._emit, payloads, first
         )
         lane = _Lane(source, stream)
         self._start(lane, settings)
@@ -220,6 +226,8 @@ class Probe:
             self.publisher.meter.state_bytes += lane.stream.batcher.state_bytes
             if lane.stream.payloads is not None:
                 self.publisher.add_payloads(lane.stream.payloads)
+            if lane.stream.first is not None:
+                self.publisher.add_first(lane.stream.first)
         return self.publisher
 
     def run(self, on_house: Callable[[], None] | None = None) -> LiveSummary:

@@ -11,7 +11,7 @@ from producers.summary import ProbeSummary
 
 @dataclass
 class LiveSummary:
-    """What a probe saw and sent: ``packets_seen == packets_sent + sum(skipped.values())``, and the same for the bus.
+    """What a probe saw and sent, which adds up: ``packets_seen`` is the sum of what was skipped, sent and left out.
 
     Packets that the kernel dropped are among those seen, and among those skipped as ``kernel_dropped``.
     """
@@ -50,6 +50,7 @@ class LiveSummary:
             "packets": {
                 "seen": self.packets_seen,
                 "skipped": dict(self.skipped),
+                "left_out": self.sent.packets_left_out,
                 "sent": self.sent.packets_sent,
                 "acked": self.packets_acked,
                 "failed": self.packets_failed,
