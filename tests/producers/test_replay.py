@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from infra.broker.embedded import EmbeddedBroker
-from producers.config import BusSettings, ReplaySettings
+from producers.config import BusSettings, PayloadSettings, ReplaySettings
+from producers.first_packets import Selection
 from producers.labels import COLUMNS, read_labels
 from producers.probes import ProbeSpec, parse_probes
 from producers.replay import Replay, ReplayFailed, ReplayOptions, run_replay
@@ -55,12 +56,19 @@ def replayed(
     speed: float | None = None,
     loops: int = 1,
     names: Sequence[str] = (),
+    selection: Selection | None = None,
+    payloads: PayloadSettings | None = None,
     **settings: Any,
 ) -> tuple[FakeSink, ReplaySummary]:
     clock = clock or ManualClock()
     sink = sink or FakeSink(clock)
     options = ReplayOptions(
-        speed, loops, labels, ReplaySettings.model_validate({"telemetry_interval_s": 0, **settings})
+        speed,
+        loops,
+        labels,
+        ReplaySettings.model_validate({"telemetry_interval_s": 0, **settings}),
+        payloads=payloads or PayloadSettings(),
+        selection=selection,
     )
     table = read_labels(labels) if labels else None
     run = Replay(
@@ -105,7 +113,7 @@ def check_sums(summary: ReplaySummary, sink: FakeSink) -> None:
     for name, probe in summary.probes.items():
         mine = [b for b in batches if b.probe == name]
         assert probe.packets_read == probe.packets_accepted + sum(probe.packets_skipped.values())
-        assert probe.packets_accepted == probe.packets_sent + probe.packets_unsent
+        assert probe.packets_accepted == probe.packets_sent + probe.packets_left_out + probe.packets_unsent
         assert probe.octets == sum(octets(mine))
         for p in range(PARTITIONS):
             of_p = [b for b in mine if b.partition == p and not b.end_of_stream]
@@ -494,3 +502,52 @@ def test_real_captures_go_through_whole(shared_data: Path) -> None:
     check_identity(sink.batches())
     check_sums(summary, sink)
     assert summary.total("packets_sent") == summary.total("packets_accepted") > 1000
+
+
+def test_only_the_first_packets_of_each_flow_are_sent_in_every_loop_and_the_others_are_counted(
+    tmp_path: Path,
+) -> None:
+    path = capture(tmp_path / "a.pcap", every(MS, 500), swap=True)
+    sink, summary = replayed(
+        [path], selection=Selection(4), loops=3, block_packets=64, telemetry_interval_s=1, batch_packets=16
+    )
+    check_identity(sink.batches())
+    check_sums(summary, sink)
+    assert octets(sink.batches()).count(28 + 19) == 3 and max(octets(sink.batches())) == 28 + 19
+    told = summary.as_dict()["packets"]
+    assert (told["sent"], told["left_out"], told["unsent"]) == (60, 1440, 0)
+    costs = [decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "telemetry.cost"]
+    assert sum(c["counters"].get("packets_left_out", 0) for c in costs) == 1440
+    assert sum(c["items_in"] - sum(c["dropped"].values()) for c in costs) == 1500
+
+
+def test_paced_and_in_blocks_of_any_size_the_same_packets_are_left_out(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", every(7 * MS, 2000))
+    chosen = []
+    ways: tuple[dict[str, Any], ...] = (
+        {}, {"speed": 3.0}, {"block_packets": 7}, {"speed": 1.0, "block_packets": 100},
+    )  # fmt: skip
+    for how in ways:
+        sink, summary = replayed([path], selection=Selection(2), rebase="keep", **how)
+        check_sums(summary, sink)
+        chosen.append(sorted(octets(sink.batches())))
+    # The first two of five flows, and what each has in the fifth, ninth and thirteenth second.
+    assert chosen == [chosen[0]] * 4 and len(chosen[0]) == 10 + 15
+
+
+def test_payloads_are_chosen_among_all_packets(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", every(MS, 300))
+    how: dict[str, Any] = {"payloads": PayloadSettings(mode="sample", one_in=1), "rebase": "keep"}
+    sink, _ = replayed([path], **how)
+    few, summary = replayed([path], selection=Selection(1), **how)
+    assert [m.value for m in few.messages if m.topic == "payloads"] == [
+        m.value for m in sink.messages if m.topic == "payloads"
+    ]
+    assert summary.total("packets_sent") == 5
+
+
+def test_each_probe_of_a_replay_follows_flows_of_its_own(tmp_path: Path) -> None:
+    path = capture(tmp_path / "a.pcap", every(MS, 100))
+    sink, summary = replayed([path, path], names=["a", "b"], selection=Selection(3))
+    check_sums(summary, sink)
+    assert {name: probe.packets_sent for name, probe in summary.probes.items()} == {"a": 15, "b": 15}

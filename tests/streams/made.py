@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from producers.columns import PacketColumns, allocate
 from schemas.columns import Array
 from schemas.features import ROW_COLUMNS, FeatureBatch
 from schemas.flow_key import hash_five_tuple
@@ -97,6 +98,19 @@ def columns_of(packets: Sequence[Made], hashes: dict[Flow, int] | None = None) -
         },
     }
     return {c.name: np.array(lists[c.name], dtype=c.dtype.base) for c in COLUMNS}
+
+
+def decoded(packets: Sequence[Made]) -> PacketColumns:
+    """Return packets as the decoder gives them."""
+    out = allocate(len(packets))
+    for i, p in enumerate(packets):
+        out.flow_hash[i] = flow_hash(p.flow)
+        out.address_a[i], out.address_b[i] = (list(p.flow.address(which)) for which in "ab")
+        out.port_a[i], out.port_b[i] = p.flow.port_a, p.flow.port_b
+        out.protocol[i], out.ip_version[i], out.tcp_flags[i] = p.flow.protocol, p.flow.ip_version, p.flags
+        for name in ("time_ns", "octets", "header_octets", "tcp_window", "ttl", "direction"):
+            getattr(out, name)[i] = getattr(p, name)
+    return out
 
 
 def batch(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from producers.config import BusSettings
+from producers.first_packets import Selection
 from producers.probe.config import ProbeSettings
 from producers.probe.run import Probe, ProbeOptions
 from schemas.codec import decode
@@ -19,8 +20,10 @@ from tests.producers.synthetic import packets
 BUS = BusSettings(partitions=4)
 
 
-def probe_of(clock: LiveManualClock, *sources: FakeSource, **settings: Any) -> tuple[Probe, FakeSink]:
-    options = ProbeOptions("gate", ProbeSettings(interfaces=("eth0",), **settings))
+def probe_of(
+    clock: LiveManualClock, *sources: FakeSource, selection: Selection | None = None, **settings: Any
+) -> tuple[Probe, FakeSink]:
+    options = ProbeOptions("gate", ProbeSettings(interfaces=("eth0",), **settings), selection=selection)
     probe, sink = Probe(sources, BUS, options, clock=clock), FakeSink(clock)  # type: ignore[arg-type]
     probe.attach(sink)
     return probe, sink
@@ -68,6 +71,35 @@ def test_what_the_kernel_dropped_is_seen_and_dropped_in_telemetry() -> None:
     assert sum(r["dropped"].get("kernel_dropped", 0) for r in records) == 7
     assert records[-1]["gauges"]["up_eth0"] == 1.0
     assert summary.as_dict()["kernel_dropped"] == 7
+
+
+def test_of_each_source_the_first_packets_of_each_flow_are_sent_and_the_others_counted() -> None:
+    clock = LiveManualClock()
+    block = packets(350, flows=6, step_ns=1000)
+    block.tcp_flags[:] = 16
+    one = FakeSource(clock, [(0, block.head(300)), (0.2, block.part(300, 350))], "eth0")
+    two = FakeSource(clock, [(0.1, block.head(300))], "eth1")
+    probe, sink = probe_of(clock, one, two, selection=Selection(5), telemetry_interval_s=0.1)
+    summary = probe.run()
+    by_point = {
+        p: sum(b.packets for b in sink.batches() if b.observation_point == p) for p in ("eth0", "eth1")
+    }
+    assert by_point == {"eth0": 30, "eth1": 30}
+    told = summary.as_dict()["packets"]
+    assert (told["seen"], told["sent"], told["acked"], told["left_out"]) == (650, 60, 60, 590)
+    records = [decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "telemetry.cost"]
+    assert sum(r["counters"].get("packets_left_out", 0) for r in records) == 590
+    assert sum(r["items_in"] for r in records) == 650 and sum(r["items_out"] for r in records) == 60
+
+
+def test_flows_forgotten_for_want_of_room_are_counted() -> None:
+    clock = LiveManualClock()
+    probe, sink = probe_of(
+        clock, FakeSource(clock, [(0, packets(500, flows=200))]), selection=Selection(5, max_flows=16)
+    )
+    probe.run()
+    records = [decode("CostTelemetry", m.value) for m in sink.messages if m.topic == "telemetry.cost"]
+    assert sum(r["counters"].get("flows_evicted", 0) for r in records) > 100
 
 
 def test_a_clock_that_jumps_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
