@@ -56,8 +56,14 @@ def command(
         float,
         typer.Option(min=0.1, max=100.0, metavar="S", help="Longest wait for them, in s of event time."),
     ] = 5.0,
-    packets: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Send no more than the first N packets of a flow; 0: all.")
+    first_packets: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            metavar="N",
+            help="Probes send the first N packets of a flow, see packets.first_packets; 0: all.",
+        ),
     ] = 0,
     linger: Annotated[
         float,
@@ -102,7 +108,7 @@ def command(
         partitions=partitions or 0,
         depths=(1, depth),
         wait_s=wait,
-        packets=packets,
+        first_packets=first_packets,
         linger_ms=linger,
         apart=apart,
         external_bus=bus is not None,

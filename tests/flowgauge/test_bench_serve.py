@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from flowgauge.bench.run import DEMO_CAPTURE
-from flowgauge.bench.serve.generator import BLOCK_ROWS, Given, new_wheel, plan_flows, step
+from flowgauge.bench.serve.generator import BLOCK_ROWS, Given, first_of, new_wheel, plan_flows, step
 from flowgauge.bench.serve.report import show
 from flowgauge.bench.serve.run import MOST_FLOWS, ServeOptions, measure
 from flowgauge.bench.serve.score import MISS, answers, flow_ids, weighted_f1
@@ -17,9 +18,14 @@ from flowgauge.bench.serve.templates import Templates, labels_beside, read_templ
 from flowgauge.bench.serve.train import split
 from flowgauge.settings import load
 from producers.columns import PacketColumns, allocate
+from producers.config import PacketsSettings
+from producers.first_packets import FirstPackets
+from producers.names.told import NOTHING_TOLD
 from schemas.codec import encode
 from schemas.errors import InputError, SettingsError
 from schemas.flow_key import flow_id_of, probe_hash_of
+from streams.config import StreamsSettings
+from streams.flow_rules import first_packets
 from tests.flowgauge.test_command import HASTE, flowgauge, one_line
 from tests.schemas.messages import RECORDS
 
@@ -28,7 +34,7 @@ BASE_NS = 1_700_000_000_000_000_000
 
 @pytest.fixture(scope="module")
 def templates() -> Templates:
-    return read_templates([str(DEMO_CAPTURE)], [str(labels_beside(str(DEMO_CAPTURE)))], 10.0, 12)
+    return read_templates([str(DEMO_CAPTURE)], [str(labels_beside(str(DEMO_CAPTURE)))], 10.0)
 
 
 def given_of(templates: Templates) -> Given:
@@ -54,7 +60,7 @@ def sent(
 
 def test_templates_are_the_labelled_flows_with_their_packets(templates: Templates) -> None:
     assert templates.flows > 1600 and {"dns", "web", "ssh"} <= set(templates.classes)
-    assert (np.diff(templates.first) >= 1).all() and np.diff(templates.first).max() == 12
+    assert (np.diff(templates.first) >= 1).all() and np.diff(templates.first).max() > 300
     assert (templates.offset_ns[templates.first[:-1]] == 0).all()
     assert (templates.packets["direction"][templates.first[:-1]] == 0).all()
     some = templates.take(np.array([3, 1]))
@@ -95,6 +101,22 @@ def test_the_source_is_always_the_smaller_address(templates: Templates) -> None:
     begins, template = plan_flows(templates.flows, 2000, 1.0, 3)
     for block in sent(templates, begins, template, 1.0):
         assert all(a.tobytes() < b.tobytes() for a, b in zip(block.address_a, block.address_b, strict=True))
+
+
+def test_first_packets_are_chosen_by_what_a_probe_chooses_them_with(templates: Templates) -> None:
+    """What the generator is told comes to it as JSON."""
+    streams = StreamsSettings(idle_timeout_s=10)
+    selection = first_packets(PacketsSettings(first_packets=10), streams)
+    first = first_of(json.loads(json.dumps(selection)), 2)
+    assert first is not None and first_of(None, 2) is None
+    begins, template = plan_flows(templates.flows, 300, 1.0, 7)
+    blocks = sent(templates, begins, template, 3.0)
+    ours, theirs = (
+        [chosen.take(block, (0, block.packets), NOTHING_TOLD)[0].time_ns.tolist() for block in blocks]
+        for chosen in (first, FirstPackets(selection, 2))  # type: ignore[arg-type]
+    )
+    assert ours == theirs
+    assert 300 < sum(map(len, ours)) < sum(block.packets for block in blocks)
 
 
 def test_f1_counts_misses_as_errors() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from producers.batcher import Batcher
 from producers.bus import BusProducer
 from producers.columns import PacketColumns, allocate
 from producers.config import BusSettings, topic_name
+from producers.first_packets import FirstPackets, Selection
+from producers.followed import FlowRules
+from producers.names.told import NOTHING_TOLD
 from schemas.errors import BusError
 from schemas.flow_key import hash_five_tuple
 from schemas.packets import PacketBatch, empty_columns
@@ -189,13 +193,14 @@ class Generator:
         self._drain_s, self._begun = work["drain_s"], Path(work["begun"])
         self._partitions = bus.partitions
         self._topic = topic_name(bus, PACKETS)
+        self._first = first_of(work["selection"], bus.partitions)
         self._batcher = Batcher(bus.partitions)
         self._sequences = [0] * bus.partitions
         # Batches have waited for each other already.
         self._sink = BusProducer(bus.model_copy(update={"linger_ms": bus.linger_ms / 20}))
         self._block = allocate(BLOCK_ROWS)
         self._epoch = time.time_ns()
-        self.packets = 0
+        self.packets = self.packets_sent = 0
         self._late_max_ns = 0
 
     def run(self) -> dict[str, Any]:
@@ -209,7 +214,8 @@ class Generator:
         base_ns = time.time_ns() + round(LEAD_S * 1e9)
         cpu_s = time.process_time()
         self._send(0, round(self._seconds * 1e9), base_ns)
-        took_s, cpu_s, packets = (time.time_ns() - base_ns) / 1e9, time.process_time() - cpu_s, self.packets
+        took_s, cpu_s = (time.time_ns() - base_ns) / 1e9, time.process_time() - cpu_s
+        packets, packets_sent = self.packets, self.packets_sent
         late_max_ms = self._late_max_ns / 1e6
         self._begun.touch()
         self._send(round(self._seconds * 1e9), round((self._seconds + self._drain_s) * 1e9), base_ns)
@@ -221,6 +227,7 @@ class Generator:
         return {
             "flows": int(self._wheel.place[1]),
             "packets": packets,
+            "packets_sent": packets_sent,
             "seconds": took_s,
             "cpu_s": cpu_s,
             "late_max_ms": late_max_ms,
@@ -244,9 +251,13 @@ class Generator:
     def _send_until(self, due_ns: int, base_ns: int) -> None:
         while True:
             rows = step(self._wheel, self._given, due_ns, base_ns, self._block)
-            for partition, columns in self._batcher.add(self._block.head(rows)):
+            block = self._block.head(rows)
+            if self._first is not None:
+                block, _ = self._first.take(block, (0, rows), NOTHING_TOLD)
+            for partition, columns in self._batcher.add(block):
                 self._produce(partition, columns)
             self.packets += rows
+            self.packets_sent += block.packets
             if rows < BLOCK_ROWS:
                 break
         for partition, columns in self._batcher.flush():
@@ -267,6 +278,14 @@ class Generator:
         )
         self._sequences[partition] += 1
         self._sink.produce(self._topic, batch.encode(), partition, items=len(columns["time_ns"]))
+
+
+def first_of(selection: Sequence[Any] | None, partitions: int) -> FirstPackets | None:
+    """Return what chooses packets as a probe does, from a ``Selection`` that went through JSON; None: all are sent."""
+    if selection is None:
+        return None
+    packets, max_flows, rules, sign_of_life_ns = selection
+    return FirstPackets(Selection(packets, max_flows, FlowRules(*rules), sign_of_life_ns), partitions)
 
 
 def save_plan(path: Path, given: dict[str, NDArray[Any]]) -> None:

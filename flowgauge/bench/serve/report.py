@@ -71,6 +71,7 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             "new flows offered",
             f"{found['flows_offered_per_s']:,.0f}/s ({found['packets_per_s']:,} packets/s)",
         ),
+        ("packets sent", f"{found['packets_sent_per_s']:,}/s"),
         ("flows served", f"{found['flows_served_per_s']:,.0f}/s of {found['flows']:,}"),
         ("without a final answer", f"{found['misses']:,}"),
         ("with two", f"{found['answered_twice']:,}"),

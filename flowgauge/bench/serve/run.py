@@ -43,12 +43,14 @@ from models.flow.card import read_cascade_card
 from models.flow.cascade import Cascade
 from models.packet.announce import announce
 from producers.bus import BusProducer
-from producers.config import BusSettings
+from producers.config import BusSettings, PacketsSettings
+from producers.first_packets import Selection
 from schemas.codec import decode
 from schemas.errors import BusError, SettingsError
 from schemas.flow_key import probe_hash_of
 from schemas.topics import PREDICTIONS_FLOW, TELEMETRY_COST
 from streams.config import RepresentationSettings, StreamsSettings
+from streams.flow_rules import first_packets
 
 WARM_S = 3.0
 """For so long a tenth of the rate is sent first: code is read from disk. Those flows are neither in rates nor in
@@ -80,8 +82,8 @@ class ServeOptions:
     depths: tuple[int, int] = (1, 10)
     wait_s: float = 5.0
     linger_ms: float = 5.0
-    packets: int = 0
-    """Most packets of a flow; 0: all."""
+    first_packets: int = 0
+    """Of each flow, as ``packets.first_packets``; 0: all."""
     seed: int = 1
     apart: bool = False
     """Flows workers and cascade workers are processes of their own, with a hop over the bus between."""
@@ -206,6 +208,12 @@ def _streams(given: StreamsSettings, options: ServeOptions) -> StreamsSettings:
     )
 
 
+def _selection(streams: StreamsSettings, options: ServeOptions) -> Selection | None:
+    """Return which packets the generator sends; None: all."""
+    packets = PacketsSettings(first_packets=options.first_packets, max_flows=streams.max_flows)
+    return first_packets(packets, streams)
+
+
 def _prepare(
     folder: Path,
     captures: Sequence[str],
@@ -213,7 +221,10 @@ def _prepare(
     streams: StreamsSettings,
     options: ServeOptions,
 ) -> tuple[_Load, Cascade]:
-    templates = read_templates(captures, labels, IDLE_TIMEOUT_S, options.packets)
+    selection = _selection(streams, options)
+    # A flow whose last packets before a silence were left out ends that much earlier.
+    unheard_s = 0.0 if selection is None else selection.sign_of_life_ns / 1e9
+    templates = read_templates(captures, labels, IDLE_TIMEOUT_S - unheard_s)
     rows = rows_at(templates, captures, streams, REPRESENTATION, options.wait_s)
     mine, others = split(templates.label, options.seed)
     where = train(
@@ -294,6 +305,7 @@ def _run(
         "linger_ms": options.linger_ms,
         "drain_s": options.wait_s + _AFTER_WAIT_S,
         "begun": str(folder / "begun"),
+        "selection": _selection(streams, options),
     }
     reader = Reader(bus, PREDICTIONS_FLOW)
     try:
@@ -416,6 +428,8 @@ def _figures(
         "cpu_share": {name: round(seconds / sent["seconds"], 3) for name, seconds in run.cpu_s.items()},
         "rss_mb": run.rss_mb,
         "packets_per_s": round(sent["packets"] / sent["seconds"]),
+        "packets_sent_per_s": round(sent["packets_sent"] / sent["seconds"]),
+        "first_packets": options.first_packets,
         "generator_late_max_ms": round(sent["late_max_ms"], 1),
         "behind_s": round(behind_s, 2),
         "batches_missing": summed.get("batches_missing", 0),

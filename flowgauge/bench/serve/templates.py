@@ -84,16 +84,13 @@ def labels_beside(capture: str) -> Path:
     return found
 
 
-def read_templates(
-    captures: Sequence[str], labels: Sequence[str], max_gap_s: float, max_packets: int
-) -> Templates:
+def read_templates(captures: Sequence[str], labels: Sequence[str], max_gap_s: float) -> Templates:
     """Return the labelled TCP, UDP and SCTP flows of captures.
 
     Args:
         captures: files.
         labels: a labels file for each.
         max_gap_s: a flow is cut off at a silence of so many seconds: it would end there.
-        max_packets: no more of a flow's packets; 0: all.
 
     Raises:
         InputError: a file cannot be read, or no flow of the captures is labelled.
@@ -101,7 +98,7 @@ def read_templates(
     parts = [
         part
         for capture, file in zip(captures, labels, strict=True)
-        for part in _flows(capture, file, round(max_gap_s * 1e9), max_packets or (1 << 30))
+        for part in _flows(capture, file, round(max_gap_s * 1e9))
     ]
     if not parts:
         raise InputError(f"{', '.join(captures)}: no flow of TCP or UDP is labelled in {', '.join(labels)}")
@@ -128,7 +125,7 @@ _Head = tuple[int, int, int, int, int]
 
 
 def _flows(
-    capture: str, labels: str, max_gap_ns: int, max_packets: int
+    capture: str, labels: str, max_gap_ns: int
 ) -> Iterator[tuple[str, _Head, dict[str, NDArray[Any]]]]:
     """Yield (label, head, packet columns) of each labelled flow."""
     table = read_labels(labels)
@@ -146,7 +143,8 @@ def _flows(
         if not len(mine) or times[begin] != table.start_ns[row]:
             continue
         gaps = np.flatnonzero(np.diff(times[begin:end]) > max_gap_ns)
-        mine = mine[: min(max_packets, *(gaps[:1] + 1).tolist(), len(mine))]
+        if len(gaps):
+            mine = mine[: gaps[0] + 1]
         at = mine[0]
         protocol = int(columns["protocol"][at])
         if protocol not in _PORTS_PROTOCOLS:
