@@ -67,9 +67,11 @@ class Followed(NamedTuple):
 def new_followed(max_flows: int, partitions: int, fields: tuple[tuple[str, str], ...]) -> Followed:
     """Return room for as many flows, with some fields of one's own; event time goes on in each partition for itself."""
     places = max(WAYS, 1 << (max_flows - 1).bit_length())
+    # The large ones first, so that aligning them takes no room.
+    record = sorted((*FLOW_FIELDS, *fields), key=lambda field: -np.dtype(field[1]).itemsize)
     return Followed(
         np.zeros(places, np.uint64),
-        np.zeros(places, np.dtype([*FLOW_FIELDS, *fields], align=True)),
+        np.zeros(places, np.dtype(record, align=True)),
         np.full(partitions, _NEVER_NS, np.int64),
         np.ones(partitions, np.uint32),
     )

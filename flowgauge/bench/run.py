@@ -24,7 +24,7 @@ from streams.config import StreamsSettings
 STAGES = (
     "decode", "flows", "encode", "agent", "bus", "state", "features", "names", "publish", "record", "latency",
     "packet_models", "recovery", "telemetry", "capture", "anonymise", "spool",
-    "messages",
+    "messages", "first_packets",
 )  # fmt: skip
 DEMO_CAPTURE = Path(infra.lab.__file__).parent / "data" / "demo.pcap.gz"
 _PEER_OF = {"decode": DPKT, "flows": NFSTREAM}
@@ -199,6 +199,10 @@ class _Bench:
             from flowgauge.bench.stages.names import names
 
             return names(self._corpus, self._streams, self._bus.partitions, self._options.min_seconds)
+        if stage == "first_packets":
+            from flowgauge.bench.stages.first_packets import first_packets
+
+            return first_packets(self._corpus, self._bus.partitions, self._options.min_seconds)
         if stage == "state":
             from flowgauge.bench.stages.state import state
 

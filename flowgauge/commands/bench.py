@@ -60,7 +60,7 @@ def command(
     Captures are expanded into temporary files first and repeated, with event time going on, until the run is
     long enough. Rates are medians by the wall clock; "by CPU time" is what a machine without other work would
     give. The stage bus sends packets through Apache Kafka and a flows worker and checks that each of them is in
-    exactly one flow record; where not, the exit code is 1. Twelve stages have to be asked for: features, the
+    exactly one flow record; where not, the exit code is 1. Thirteen stages have to be asked for: features, the
     price of packet counters, TCP state, video segments and a feature of your own; names, what names and services
     cost; publish, predictions into Kafka from one process;
     record, feature rows and predictions into Parquet; latency, which sends packets at a steady rate and
@@ -69,7 +69,8 @@ def command(
     how long 100,000 flows are without one after kill -9; telemetry, what counting and telling costs; capture, which
     has a live probe between a packet generator and Kafka and finds the highest rate without a dropped packet (root);
     anonymise, decoding with anonymised addresses; spool, which stops Kafka for 60 s under a steady rate; messages,
-    the CPU that a message of a few packets or rows costs.
+    the CPU that a message of a few packets or rows costs; first_packets, what it costs to leave out all but the
+    first packets of each flow.
     """
     from flowgauge.bench.run import BenchOptions, parse_stages, run
     from flowgauge.settings import load

@@ -30,7 +30,7 @@ def command(
     from flowgauge.settings_print import as_object, as_toml
 
     effective = load(config, assignments=settings or ())
-    shadowed = _rules_that_never_match(effective)
+    shadowed, too_deep = _rules_that_never_match(effective), _rows_beyond_first_packets(effective)
     problems: list[str] = []
     if with_bus:
         from flowgauge.bus import topic_states
@@ -41,10 +41,11 @@ def command(
     if as_json:
         found = {"bus_problems": problems} if with_bus else {}
         found |= {"rules_that_never_match": shadowed} if shadowed else {}
+        found |= {"rows_beyond_first_packets": too_deep} if too_deep else {}
         typer.echo(json.dumps({**as_object(effective), **found}, indent=2))
     else:
         typer.echo(as_toml(effective), nl=False)
-        for line in shadowed:
+        for line in (*shadowed, *too_deep):
             typer.echo(f"flowgauge: warning: {line}", err=True)
         for problem in problems:
             typer.echo(f"flowgauge: {problem}", err=True)
@@ -62,3 +63,17 @@ def _rules_that_never_match(effective: Effective) -> list[str]:
     probes = {probe for service in services for probe in service.probes} or {""}
     found = {line: None for probe in sorted(probes) for line in RuleBook(services, probe).shadowed}
     return list(found)
+
+
+def _rows_beyond_first_packets(effective: Effective) -> list[str]:
+    """Return the early representations that look deeper than packets are sent."""
+    from producers.config import PacketsSettings
+    from streams.config import StreamsSettings
+
+    first = effective.get("packets", PacketsSettings).first_packets
+    return [
+        f"representation {one.name} makes rows at packet {one.depth}, and packets.first_packets = {first} leaves "
+        "out packets before it"
+        for one in effective.get("streams", StreamsSettings).representations
+        if one.kind == "early" and 0 < first < one.depth
+    ]

@@ -19,6 +19,7 @@ from flowgauge.bench.peers import measure_peer, missing
 from flowgauge.bench.report import amount
 from flowgauge.bench.results import Rate, Result, measure
 from flowgauge.bench.run import BenchOptions, bench, parse_stages, run
+from flowgauge.bench.stages import first_packets as first_stage
 from flowgauge.bench.stages import messages as message_stage
 from flowgauge.bench.stages.agent import fold
 from flowgauge.bench.stages.encode import kept_blocks, messages
@@ -185,6 +186,16 @@ def test_small_messages_are_measured_with_a_pause_and_without(monkeypatch: pytes
         assert result.value > 0
         assert result.details["without_pause_us"] > 0
         assert result.details["messages"] == 5
+
+
+def test_the_choice_of_first_packets_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_stage, "_BLOCKS", 2)
+    options = BenchOptions(parse_stages("first_packets"), min_seconds=0.0, corpus_packets=600)
+    _, results = bench(load(environment={}), [capture(tmp_path / "a.pcap")], options)
+    assert [result.name for result in results] == ["first_packets", "first_packets_many_flows"]
+    for result in results:
+        assert result.value > 0 and result.unit == "ns/packet"
+        assert 0 <= result.details["left_out"] < 1
 
 
 def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -97,6 +97,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["flows", "absent.pcap", "-r", "nope"], 2, "--representation nope: there is early, window, flow"),
         (["replay", "absent.pcap", "--speed", "fast"], 2, "speed 'fast'"),
         (["check", "--set", "bus.partitions=0"], 2, "bus.partitions = '0'"),
+        (["flows", "absent.pcap", "--set", "packets.first_packets=-1"], 2, "packets.first_packets = '-1'"),
         (["check", "--config", "absent.toml"], 3, "absent.toml"),
         (["tail", "packets", "--bus", "127.0.0.1:1", *HASTE], 4, "no broker answers at 127.0.0.1:1"),
         (["topics", "--bus", "127.0.0.1:1", *HASTE], 4, "no broker answers at 127.0.0.1:1"),
@@ -131,6 +132,27 @@ def test_check_prints_settings_that_check_reads(tmp_path: Path) -> None:
     second = flowgauge("check", "--config", str(tmp_path / "s.toml"), "--json")
     assert (first.returncode, second.returncode) == (0, 0)
     assert json.loads(second.stdout)["settings"]["bus"]["partitions"] == 3
+
+
+def test_check_warns_of_rows_deeper_than_packets_are_sent() -> None:
+    done = flowgauge("check", "--set", "packets.first_packets=7")
+    assert done.returncode == 0 and "first_packets = 7" in done.stdout
+    assert done.stderr == (
+        "flowgauge: warning: representation early makes rows at packet 8, and packets.first_packets = 7 leaves out "
+        "packets before it\n"
+    )
+    assert flowgauge("check", "--set", "packets.first_packets=8").stderr == ""
+
+
+def test_flows_of_the_first_packets_tells_how_many_were_left_out(demo_capture: Path) -> None:
+    found = {}
+    for first in ("0", "10"):
+        done = flowgauge("flows", str(demo_capture), "--json", "--set", f"packets.first_packets={first}")
+        found[first] = json.loads(done.stdout)
+    assert found["10"]["flows"] == found["0"]["flows"] > 1000
+    packets = found["10"]["packets"]
+    assert packets["left_out"] + found["10"]["counters"]["packets"] == packets["accepted"]
+    assert packets["left_out"] > packets["accepted"] // 2 and found["0"]["packets"]["left_out"] == 0
 
 
 def test_flows_of_a_capture_without_packets(tmp_path: Path) -> None:
