@@ -15,10 +15,14 @@ from producers.config import PacketsSettings
 from producers.first_packets import FirstPackets, Selection
 from producers.names.told import NOTHING_TOLD
 from schemas.features import FeatureBatch
+from schemas.packets import split_names
 from streams.config import RepresentationSettings, StreamsSettings
 from streams.flow_rules import first_packets, flow_rules
 from streams.offline import OfflineSummary, run_offline
 from streams.plan import Plan
+from streams.services.config import ServiceSettings
+from tests.producers.frames import Record, ethernet, ip4, pcap, tcp, udp
+from tests.producers.names.hellos import a, dns, hello, records
 from tests.streams.made import (
     ACK,
     FIN,
@@ -212,3 +216,37 @@ def test_the_selection_is_what_the_settings_say() -> None:
     found = first_packets(PacketsSettings(first_packets=7, max_flows=99), streams)
     assert found == Selection(7, 99, flow_rules(streams), 4 * SECOND)
     assert np.array(found.rules).tolist() == [20 * SECOND, 30 * SECOND, 2 * SECOND, SECOND // 2]
+
+
+def test_flows_have_the_names_that_all_packets_tell(tmp_path: Path) -> None:
+    """A DNS answer late in its flow, and a TLS hello behind the first packets, name what they name anyway."""
+    told = dns("video.example", a(b"\xc0\x0c", "192.0.2.7"))
+    resolver, client, server = "10.0.0.53", "10.0.0.1", "192.0.2.7"
+    frames = [
+        *[ip4(udp(53, 5000, b"x"), 17, resolver, client)] * 3,
+        ip4(udp(53, 5000, told), 17, resolver, client),
+        *[ip4(udp(6000, 9, b"video"), 17, client, server)] * 3,
+        ip4(tcp(7000, 443, flags=SYN), 6, client, "192.0.2.8"),
+        *[ip4(tcp(7000, 443), 6, client, "192.0.2.8")] * 2,
+        ip4(tcp(7000, 443, records(hello(b"web.example"))), 6, client, "192.0.2.8"),
+        *[ip4(tcp(7000, 443, b"data"), 6, client, "192.0.2.8")] * 3,
+    ]
+    path = tmp_path / "named.pcap"
+    path.write_bytes(
+        pcap([Record(ethernet(ip), START_NS + i) for i, ip in enumerate(frames)], nanoseconds=True)
+    )
+    services = tuple(ServiceSettings(name=name, domains=(f"{name}.example",)) for name in ("video", "web"))
+    settings = StreamsSettings(representations=(FLOW,), services=services)
+    found = []
+    for first in (0, 1):
+        batches: list[FeatureBatch] = []
+        selection = first_packets(PacketsSettings(first_packets=first), settings)
+        summary = run_offline(
+            [str(path)], settings, partitions=2, probe="p", on_batch=batches.append, selection=selection
+        )
+        # Sent are the first of three flows, the answer and the hello.
+        assert summary.left_out == (len(frames) - 5 if first else 0)
+        found.append({name: counted["flows"] for name, counted in summary.services.items()})
+        names = {name for b in batches for name in split_names(b.columns["texts"])}
+        assert {"video.example", "web.example"} <= names
+    assert found[0] == found[1] == {"unknown": 1, "video": 1, "web": 1}
