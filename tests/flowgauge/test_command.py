@@ -160,7 +160,7 @@ def test_flows_of_a_capture_without_packets(tmp_path: Path) -> None:
     done = flowgauge("flows", "none.pcap", "-o", "o.jsonl", "--json", cwd=tmp_path)
     assert done.returncode == 0
     found = json.loads(done.stdout)
-    assert found["packets"] == {"read": 0, "accepted": 0, "skipped": {}}
+    assert found["packets"] == {"read": 0, "accepted": 0, "skipped": {}, "left_out": 0}
     assert found["flows"] == 0
     assert (tmp_path / "o.jsonl").read_bytes() == b""
 
