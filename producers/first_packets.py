@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns, allocate
@@ -37,6 +36,7 @@ from producers.followed import (
     new_followed,
 )
 from producers.names.told import NOTHING_TOLD, Told
+from schemas.compiled import compiled
 from schemas.flow_key import partition_of
 from schemas.packets import NO_EXTRA, Extra
 
@@ -78,7 +78,7 @@ class _Chosen(NamedTuple):
     """Of each event, which of the rows chosen it belongs to."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _choose(
     columns: PacketColumns,
     start: int,
@@ -144,7 +144,7 @@ def _choose(
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gather(
     columns: PacketColumns,
     words: tuple[NDArray[np.uint64], NDArray[np.uint64]],
@@ -177,10 +177,11 @@ def _gather(
             row = chosen.row[k]
             octets = columns.head_length[row] if chosen.has_head[k] else np.uint16(0)
             out.head_length[k] = octets
-            out.heads[k, :octets] = columns.heads[row, :octets]
+            for i in range(octets):
+                out.heads[k, i] = columns.heads[row, i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _take(
     columns: PacketColumns,
     words: tuple[NDArray[np.uint64], NDArray[np.uint64]],

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from schemas.compiled import compiled
 from schemas.flow_key import partition_of
 
 WAYS = 16
@@ -77,7 +77,7 @@ def new_followed(max_flows: int, partitions: int, fields: tuple[tuple[str, str],
     )
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def event_time(followed: Followed, p: int, time_ns: int, rules: FlowRules) -> int:
     """Return a partition's watermark once a packet has come; it is the caller's to keep.
 
@@ -92,7 +92,7 @@ def event_time(followed: Followed, p: int, time_ns: int, rules: FlowRules) -> in
     return watermark  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def _deadline(flow: Any, rules: FlowRules) -> int:
     deadline: int = min(flow.last_ns + rules.idle_ns, flow.start_ns + rules.active_ns)
     if flow.marks & ENDED:
@@ -100,7 +100,7 @@ def _deadline(flow: Any, rules: FlowRules) -> int:
     return deadline
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def find(followed: Followed, flow_hash: np.uint64) -> int:
     """Return the place of a flow, or -1."""
     first = np.int64(flow_hash & np.uint64(len(followed.flow_hash) // WAYS - 1)) * WAYS
@@ -110,7 +110,7 @@ def find(followed: Followed, flow_hash: np.uint64) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def make_room(followed: Followed, flow_hash: np.uint64, rules: FlowRules) -> tuple[int, bool]:
     """Return a place for a new flow, and whether one that goes on had to give it up: the longest silent of its 16."""
     first = np.int64(flow_hash & np.uint64(len(followed.flow_hash) // WAYS - 1)) * WAYS
@@ -128,21 +128,21 @@ def make_room(followed: Followed, flow_hash: np.uint64, rules: FlowRules) -> tup
     return silent, True
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def is_over(flow: Any, generation: np.uint32, now_ns: int, flags: int, rules: FlowRules) -> bool:
     """Return whether a packet that acts at ``now_ns`` belongs to another flow than the one that stands at its place."""
     reused = flow.marks & ENDED and flags & (SYN | ACK) == SYN
     return bool(flow.generation != generation or reused or now_ns > _deadline(flow, rules))
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def begin_flow(flow: Any, generation: np.uint32, time_ns: int, direction: int) -> None:
     """Let a flow begin with a packet, which is yet to be counted."""
     flow.start_ns, flow.last_ns, flow.packets = time_ns, time_ns, 0
     flow.generation, flow.marks = generation, direction
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@compiled(forceinline=True)
 def count_packet(flow: Any, time_ns: int, flags: int, direction: int) -> None:
     """Count a packet into its flow, which it may end."""
     flow.last_ns = max(flow.last_ns, time_ns)

@@ -2,9 +2,9 @@
 
 Numba counts references to arrays. Such a count is an atomic addition, some 5 ns, and a packet met a dozen of them where
 a function is handed a tuple of arrays and is not compiled into its caller; which happened or not depended on whether
-code had just been compiled or came out of the cache: among 200,000 flows a worker took 500 ns for a packet where the
-process that had compiled the same took 150, and takes 100 now. These functions count nothing: whoever calls them from Python holds the arrays.
-What allocates an array, or copies a slice into another, does not compile so and needs ``numba.njit``.
+code had just been compiled or came out of the cache. Among 200,000 flows a worker took 500 ns for a packet, the process
+that had compiled the same 150, and both take 100 now. These functions count nothing: whoever calls them from Python
+holds the arrays. What allocates an array, or copies a slice into another, does not compile so and needs ``numba.njit``.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.batcher import NOTHING_PENDING
 from producers.columns import PacketColumns
 from producers.payloads.sampler import PayloadRows
+from schemas.compiled import compiled
 from schemas.flow_key import flow_id_of, partition_of
 from schemas.payloads import COLUMNS, FLOW_COLUMNS, MASKED_OCTETS, MAX_ROWS, ROW_COLUMNS
 
@@ -52,7 +52,7 @@ class _Accumulators(NamedTuple):
     payload: NDArray[np.uint8]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _flow_at(acc: _Accumulators, p: int, flow_id: np.uint64) -> tuple[int, bool]:
     """Return the flow's row in the partition's directory, and whether it is new there."""
     mask, generation = np.uint64(acc.slots.shape[1] - 1), acc.generation[p]
@@ -70,7 +70,7 @@ def _flow_at(acc: _Accumulators, p: int, flow_id: np.uint64) -> tuple[int, bool]
         at = (at + np.uint64(1)) & mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _deal(
     block: PacketColumns,
     chosen: PayloadRows,
@@ -91,7 +91,9 @@ def _deal(
         f, fresh = _flow_at(acc, p, flow_id)
         if fresh:
             acc.flow_id[p, f], acc.start_ns[p, f] = flow_id, start_ns
-            acc.address_a[p, f], acc.address_b[p, f] = block.address_a[row], block.address_b[row]
+            for octet in range(16):
+                acc.address_a[p, f, octet] = block.address_a[row, octet]
+                acc.address_b[p, f, octet] = block.address_b[row, octet]
             acc.port_a[p, f], acc.port_b[p, f] = block.port_a[row], block.port_b[row]
             acc.protocol[p, f], acc.ip_version[p, f] = block.protocol[row], block.ip_version[row]
             acc.first_direction[p, f] = chosen.first_direction[i]
@@ -106,7 +108,8 @@ def _deal(
         acc.length[p, k] = length
         acc.direction[p, k] = block.direction[row]
         acc.handshake[p, k] = chosen.handshake[i]
-        acc.payload[p, used : used + length] = chosen.data[begin : begin + length]
+        for octet in range(length):
+            acc.payload[p, used + octet] = chosen.data[begin + octet]
         acc.used[p] = used + length
         acc.packets[p] = k + 1
         if k == 0:

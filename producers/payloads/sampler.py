@@ -11,7 +11,6 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from producers.columns import PacketColumns
@@ -31,6 +30,7 @@ from producers.followed import (
     new_followed,
 )
 from producers.payloads.handshake import HANDSHAKE, NEITHER, TLS_DATA, TLS_HANDSHAKE, kind_of
+from schemas.compiled import compiled
 from schemas.flow_key import mix, partition_of
 from schemas.payloads import MASKED_OCTETS
 
@@ -96,7 +96,7 @@ def _allocate(rows: int, data: NDArray[np.uint8]) -> PayloadRows:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _take(
     raw: NDArray[np.uint8],
     columns: PacketColumns,
@@ -173,7 +173,8 @@ def _take(
         begin, end = begin + MASKED_OCTETS, begin + wanted
         while end > begin and raw[end - 1] == 0:
             end -= 1
-        out.data[used : used + end - begin] = raw[begin:end]
+        for i in range(end - begin):
+            out.data[used + i] = raw[begin + i]
         used += end - begin
         out.row[filled] = row
         out.start_ns[filled] = flow.start_ns
