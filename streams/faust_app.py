@@ -8,6 +8,7 @@ What Faust (0.15.3) does on its own and this room changes:
   first, then commits, and never further than the handler has come.
 - It commits periodically without asking what else must be safe first. Here the handler comes
   before every commit, so an offset committed means that everything made of the messages before it is on the bus.
+- On uvloop its client stands still after a broker's restart, now and then (``streams.lost_connections``).
 - Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
 - Each fetch is asked for anew, and each message takes its own way through streams, queues and acknowledgements. Here
   what a fetch brought comes to the agent as one and past its stream (``streams.faust_consumer``), and the handler is
@@ -41,6 +42,7 @@ from streams.config import WorkerSettings
 from streams.credentials import check_group, faust_credentials, what_is_refused
 from streams.faust_consumer import FETCHED_MESSAGES, Fetched, HandoverConsumer
 from streams.lag import Lag
+from streams.lost_connections import mend
 from streams.quiet import calm
 
 log = logging.getLogger("flowgauge")
@@ -150,6 +152,7 @@ class Runner:
         """The thread that brings copies to the bus; its result is the CPU time it took, in s."""
         self._worker: _Worker | None = None
         uvloop.install()
+        mend()
         # Faust wants a folder, and with no tables keeps nothing in it; it goes with this object.
         self._datadir = tempfile.TemporaryDirectory(prefix="flowgauge-faust-")
         self.app = _make_app(bus, settings, self._datadir.name)
