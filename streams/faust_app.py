@@ -218,8 +218,8 @@ class Runner:
         """Hand over once per assignment: Faust asks more than once."""
         if self._holding:
             self._holding = False
-            await self._copies_written()
-            await self.guarded(self.handler.hand_over)
+            if await self._copies_written():
+                await self.guarded(self.handler.hand_over)
 
     def may_commit(self) -> bool:
         """Return whether the share of the time that commits may take allows another; a hand-over always does."""
@@ -227,7 +227,8 @@ class Runner:
 
     async def before_commit(self) -> bool:
         """Have the handler make a commit safe, most of it beside its messages; return False if that failed."""
-        await self._copies_written()
+        if not await self._copies_written():
+            return False
         began_s = time.thread_time()
         left: list[Later] = []
         if not await self.guarded(lambda: left.append(self.handler.before_commit())):
@@ -240,10 +241,12 @@ class Runner:
             self._next_commit_s = time.monotonic() + (spent_s + done) / self._settings.commit_share
         return done is not None
 
-    async def _copies_written(self) -> None:
-        """Wait until no thread reads what the handler has copied."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+    async def _copies_written(self) -> bool:
+        """Wait until no thread reads what the handler has copied; return False if it could not be brought to the bus.
+
+        The commit that waited for it may have been given up, and then nobody else has heard.
+        """
+        return self._writing is None or await self._guarded_wait(asyncio.shield(self._writing)) is not None
 
     def _fail_by(self, error: Exception) -> None:
         if not isinstance(error, FlowgaugeError):

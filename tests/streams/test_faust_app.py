@@ -104,6 +104,21 @@ def test_copies_that_cannot_be_brought_stop_the_worker(failure: Exception, told:
     assert of.failed and told in str(of.failure)
 
 
+def test_copies_that_fail_after_their_commit_was_given_up_stop_the_worker() -> None:
+    async def run() -> None:
+        first = asyncio.ensure_future(of.before_commit())
+        await settled()
+        first.cancel()
+        handler.go.set()
+        assert not await of.before_commit()
+
+    handler = Copying()
+    handler.failure = BusError("the bus is gone")
+    of = runner(handler)
+    asyncio.run(run())
+    assert of.failed and handler.steps == ["copied"]
+
+
 def test_commits_come_less_often_the_more_they_take() -> None:
     handler = Copying()
     handler.go.set()
