@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOMS = ("schemas", "producers", "streams")
+ROOMS = ("schemas", "producers", "streams", "models/packet/lstm")
 COMPILED = (b"njit", b"numba", b"schemas.compiled", b"@compiled", b"@inner")
 """What tells that a source holds compiled functions."""
 KEPT = 3

@@ -15,8 +15,11 @@ from models.flow.card import TierCard
 from models.flow.errors import CascadeError
 from models.flow.tiers import Matrix, Tier
 from models.packet.errors import ModelError
-from models.packet.runtime import SCALE, new_session
-from models.packet.weights import unusable_weights
+from models.packet.lstm.network import LstmNetwork
+from models.packet.onnx_file import read_graph, unusable_weights
+from models.packet.onnx_session import SCALE, new_session
+from models.packet.runtime import kernel_for
+from schemas.payloads import FIRST_OCTETS
 
 _MOST_PACKETS = 256
 """Packets in one run: more at once need more memory, and are no faster."""
@@ -31,7 +34,7 @@ class OnnxTier(Tier):
         """Load the model; raises CascadeError."""
         super().__init__(card, classes)
         try:
-            broken = unusable_weights(data)
+            broken = unusable_weights(read_graph(data))
             if broken:
                 raise CascadeError(f"weights that are no numbers: {', '.join(broken[:3])}")
             self._session: Any = new_session(data, "cpu", 1)[0]
@@ -58,14 +61,22 @@ class PacketTier(OnnxTier):
 
     _TYPES = ("tensor(float)", "tensor(uint8)")
 
+    def __init__(self, card: TierCard, classes: int, data: bytes) -> None:
+        """Load the model; raises CascadeError."""
+        super().__init__(card, classes, data)
+        self._kernel: LstmNetwork | None = None
+        if len(card.columns) == FIRST_OCTETS:
+            self._kernel = kernel_for(read_graph(data), self._run)
+
     def _prepared(self, rows: Matrix) -> NDArray[np.uint8]:
         if rows.dtype == np.uint8:
             return np.ascontiguousarray(rows, np.uint8)
         return super()._prepared(rows).clip(0, 255).astype(np.uint8)
 
     def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        run = self._kernel.predict if self._kernel else self._run
         parts = (rows[i : i + _MOST_PACKETS] for i in range(0, len(rows), _MOST_PACKETS))
-        return np.concatenate([self._run(part) for part in parts])
+        return np.concatenate([run(part) for part in parts])
 
     def _run(self, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
         # Divided, as the training does it.

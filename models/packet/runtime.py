@@ -1,47 +1,49 @@
-"""Runs a packet model: vectors of octets in, probabilities out. ONNX Runtime, no TensorFlow.
+"""Runs a packet model: vectors of octets in, probabilities out. No TensorFlow.
 
-ONNX Runtime's fused LSTM reaches what the bench asks of a core (docs/performance.md), so there is no
-kernel of our own.
+Whatever ONNX Runtime can run is served. The study's LSTMs run on compiled code of our own (``models.packet.lstm``),
+which answers a packet at a time sooner, and short packets several times as fast; see docs/performance.md.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.packet.card import MODEL_FILE, ModelCard, digest_of, read_card
-from models.packet.errors import ModelError
-from models.packet.weights import unusable_weights
-from schemas.errors import SettingsError
+from models.packet.errors import ModelError, one_line
+from models.packet.lstm.kernel import Floats
+from models.packet.lstm.network import LstmNetwork
+from models.packet.lstm.recognise import lstms_of
+from models.packet.onnx_file import Graph, read_graph, unusable_weights
+from models.packet.onnx_session import Device, OnnxSession, shape_text
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 
 log = logging.getLogger("flowgauge")
 
-Device = Literal["cpu", "cuda"]
-SCALE = np.float32(255)
+STEPS = 40
+"""In which the study's LSTMs read a packet."""
+TOLERANCE = 1e-5
+"""Most that our own code may answer otherwise than ONNX Runtime."""
 _BATCH_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _SMOKE_ROWS = 64
 _SUM_TOLERANCE = 1e-3
 _TRIES = 3
+Predict = Callable[[NDArray[np.uint8]], Floats]
 
 
 class PacketModel:
     """A packet model, ready to answer. One thread at a time."""
 
-    def __init__(self, card: ModelCard, session: Any, device: Device) -> None:
-        """Take a session that ``open_model`` has checked."""
+    def __init__(self, card: ModelCard, run: Predict, device: Device) -> None:
+        """Take what ``open_model`` has checked."""
         self.card = card
         self.device = device
-        self._session = session
-        self._input = session.get_inputs()[0]
-        self._outputs = [session.get_outputs()[0].name]
-        self._scaled = self._input.type == "tensor(float)"
-        self._floats = np.empty((0, FIRST_OCTETS), np.float32)
+        self._run = run
         self.batch_rows = 256
         """Rows that are answered at once; ``tune`` fits it to the machine."""
         self.row_ns = 0.0
@@ -60,21 +62,9 @@ class PacketModel:
         parts = [self._run(vectors[i : i + self.batch_rows]) for i in range(0, rows, self.batch_rows)]
         return np.concatenate(parts)
 
-    def _run(self, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
-        given: NDArray[Any] = vectors
-        if self._scaled:
-            rows = len(vectors)
-            if rows > len(self._floats):
-                self._floats = np.empty((rows, FIRST_OCTETS), np.float32)
-            given = self._floats[:rows]
-            # Divided, as the training does it: times 1/255 is not the same number.
-            np.divide(vectors, SCALE, out=given)
-        out: NDArray[np.float32] = self._session.run(self._outputs, {self._input.name: given})[0]
-        return out
-
     def tune(self, budget_s: float, most_rows: int) -> None:
         """Choose ``batch_rows``: the batch with the most rows a second of those that take ``budget_s`` at most."""
-        vectors = smoke_vectors(most_rows)
+        vectors = smoke_vectors(most_rows + 1)[1:]  # full packets: short ones may cost less
         best_ns, best_rows = float("inf"), 1
         for rows in (size for size in (*_BATCH_SIZES, most_rows) if size <= most_rows):
             took_ns = self._time_ns(vectors[:rows])
@@ -119,63 +109,56 @@ def open_model(
         if wanted and wanted != actual:
             raise ModelError(f"{path}: is damaged: its SHA-256 is {actual[:12]}…, {whose} {wanted[:12]}…")
     try:
-        broken = unusable_weights(data)
+        graph = read_graph(data)
+        broken = unusable_weights(graph)
         if broken:
             raise ModelError(f"weights that are no numbers: {', '.join(broken[:3])}")
-        model = PacketModel(card, *new_session(data, device, threads))
-        _check(model)
+        session = OnnxSession(data, device, threads)
+        _check(session, card)
+        kernel = kernel_for(graph, session.predict, threads) if session.device == "cpu" else None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    return model
+    return PacketModel(card, kernel.predict if kernel else session.predict, session.device)
 
 
-def new_session(data: bytes, device: Device, threads: int) -> tuple[Any, Device]:
-    """Return an inference session, and the device that it runs on; raises ModelError, SettingsError."""
+def kernel_for(graph: Graph, wanted: Predict, threads: int = 1) -> LstmNetwork | None:
+    """Return our own code for a model if it is an LSTM of the study's, and answers as ``wanted`` does."""
+    members = lstms_of(graph, FIRST_OCTETS, STEPS)
+    if not members:
+        return None
+    network = LstmNetwork(members, STEPS, FIRST_OCTETS // STEPS, threads)
+    vectors = _of_all_lengths(_SMOKE_ROWS)
+    answers = wanted(vectors)
+    said = network.predict(vectors)
+    if said.shape == answers.shape and np.abs(said - answers).max() <= TOLERANCE:
+        return network
+    # Such as one that reads packets from the beginning: nothing is wrong, ONNX Runtime answers it.
+    log.debug("an LSTM of another kind than the study's: it runs on ONNX Runtime")
+    return None
+
+
+def _check(session: OnnxSession, card: ModelCard) -> None:
+    """Raise ModelError unless the model gives a probability for each class."""
     try:
-        import onnxruntime as ort
-    except ImportError:
-        raise SettingsError("onnxruntime is not installed: pip install 'flowgauge[packet]'") from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    # A thread that waits for work must not take a core from the broker or another worker.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if device == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
-    try:
-        session = ort.InferenceSession(data, options, providers=providers)
+        answers = session.predict(smoke_vectors(_SMOKE_ROWS))
     except Exception as error:  # its own classes, that share no base
-        raise ModelError(f"ONNX Runtime cannot load it: {_one_line(error)}") from None
-    found: Device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-    if found != device:
-        log.warning("no CUDA device that onnxruntime can use (onnxruntime-gpu): the model runs on the CPU")
-    return session, found
-
-
-def _check(model: PacketModel) -> None:
-    """Raise ModelError unless the model takes vectors and gives a probability for each class."""
-    inputs, outputs = model._session.get_inputs(), model._session.get_outputs()
-    if len(inputs) != 1 or not outputs:
-        raise ModelError(f"it has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
-    shape = inputs[0].shape
-    if len(shape) != 2 or shape[1] != FIRST_OCTETS or isinstance(shape[0], int):
-        raise ModelError(f"its input has the shape {_shape(shape)}, not (packets, {FIRST_OCTETS})")
-    if inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
-        raise ModelError(f"its input is a {inputs[0].type}, not float32 or uint8")
-    vectors = smoke_vectors(_SMOKE_ROWS)
-    try:
-        answers = model.predict(vectors)
-    except Exception as error:  # as above
-        raise ModelError(f"it does not answer: {_one_line(error)}") from None
-    if answers.shape != (_SMOKE_ROWS, len(model.classes)):
+        raise ModelError(f"it does not answer: {one_line(error)}") from None
+    if answers.shape != (_SMOKE_ROWS, len(card.classes)):
         raise ModelError(
-            f"its answers have the shape {_shape(answers.shape)}, its card has {len(model.classes)} classes"
+            f"its answers have the shape {shape_text(answers.shape)}, its card has {len(card.classes)} classes"
         )
     if not np.isfinite(answers).all():
         raise ModelError("its answers are no numbers")
     if answers.min() < 0 or np.abs(answers.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
         raise ModelError("its answers are no probabilities: a row does not sum to 1")
+
+
+def _of_all_lengths(rows: int) -> NDArray[np.uint8]:
+    """Return vectors of random octets, from empty ones to full ones."""
+    vectors = smoke_vectors(rows)
+    ends = np.linspace(0, FIRST_OCTETS, rows).astype(np.int64)
+    vectors[np.arange(FIRST_OCTETS) >= ends[:, None]] = 0
+    return vectors
 
 
 def smoke_vectors(rows: int) -> NDArray[np.uint8]:
@@ -184,11 +167,3 @@ def smoke_vectors(rows: int) -> NDArray[np.uint8]:
     out[:1], out[1:2] = 0, 255
     out[:, :MASKED_OCTETS] = 0
     return out
-
-
-def _shape(shape: Any) -> str:
-    return "(" + ", ".join(str(size) for size in shape) + ")"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -17,7 +17,7 @@ from tempfile import mkdtemp
 from typing import TypeVar
 
 from models.packet.card import ModelCard, is_name
-from models.packet.errors import ModelError
+from models.packet.errors import ModelError, one_line
 from models.packet.library import PACKET_MODELS, Kind, Library, is_another, version_of
 from schemas.errors import SettingsError
 
@@ -55,7 +55,7 @@ class StoredLibrary:
             # A listing that is kept would hide what another host has published since.
             self._store, self._path = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:  # a kind that needs a package, or that there is not
-            raise SettingsError(f"library {url}: {_one_line(error)}") from None
+            raise SettingsError(f"library {url}: {one_line(error)}") from None
         self.root = url.rstrip("/")
         self._cache = cache_folder() / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
@@ -158,14 +158,10 @@ class StoredLibrary:
             what = f"no {self.kind.name} card" if file == self.kind.card_file else "no such file"
             raise ModelError(f"{place}/{file}: {what}") from None
         except Exception as error:  # every store has its own
-            raise ModelError(f"{place}/{file}: cannot be read: {_one_line(error)}") from None
+            raise ModelError(f"{place}/{file}: cannot be read: {one_line(error)}") from None
 
     def _asked(self, ask: Callable[[], _Result]) -> _Result:
         try:
             return ask()
         except Exception as error:  # every store has its own
-            raise ModelError(f"{self.root}: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+            raise ModelError(f"{self.root}: {one_line(error)}") from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.flow.errors import CascadeError
 from models.packet.hush import hush
-from models.packet.runtime import new_session
+from models.packet.onnx_session import new_session
 from schemas.errors import SettingsError
 
 TOLERANCE = 1e-4

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from models.packet.card import CARD_FILE, MODEL_FILE, digest_of
 from models.packet.errors import ModelError
+from models.packet.onnx_file import read_graph, unusable_weights
 from models.packet.runtime import open_model, smoke_vectors
-from models.packet.weights import unusable_weights
 from tests.models.packet.made import CLASSES, graph, model_folder
 
 
@@ -157,7 +157,7 @@ def test_serving_needs_no_training_library(tmp_path: Path) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_onnx_file_or_an_error(data: bytes) -> None:
     with contextlib.suppress(ModelError):
-        unusable_weights(data)
+        unusable_weights(read_graph(data))
 
 
 @given(st.integers(0, 18_000), st.integers(0, 255))
@@ -165,7 +165,7 @@ def test_any_octet_changed_is_an_onnx_file_or_an_error(at: int, octet: int) -> N
     data = bytearray(graph())
     data[at % len(data)] = octet
     with contextlib.suppress(ModelError):
-        unusable_weights(bytes(data))
+        unusable_weights(read_graph(bytes(data)))
 
 
 def test_answers_are_those_of_keras(tmp_path: Path) -> None:

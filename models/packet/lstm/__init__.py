@@ -1,0 +1,1 @@
+"""LSTMs of packets, run by compiled code of our own instead of ONNX Runtime."""

@@ -1,0 +1,152 @@
+"""Our own LSTM code against the same in NumPy, in double precision."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.packet.lstm.kernel import CHUNK
+from models.packet.lstm.network import LstmNetwork, LstmWeights
+from models.packet.lstm.tile import LANES, ROWS
+
+STEPS, STEP_OCTETS = 6, 5
+
+
+def weights(units: int, width: int = 1, classes: int = 3, seed: int = 1) -> LstmWeights:
+    rng = np.random.default_rng(seed)
+
+    def some(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.5, shape).astype(np.float32)
+
+    return LstmWeights(
+        some(256, width),
+        some(4 * units, STEP_OCTETS * width),
+        some(4 * units, units),
+        some(8 * units),
+        some(units, classes),
+        some(classes),
+    )
+
+
+def packets(rows: int, seed: int = 1, *, full: bool = False) -> np.ndarray:
+    """Return packets of octets, most of them with zeros behind."""
+    rng = np.random.default_rng(seed)
+    octets = rng.integers(0, 256, (rows, STEPS * STEP_OCTETS), np.uint8)
+    if not full:
+        octets[np.arange(STEPS * STEP_OCTETS) >= rng.integers(0, STEPS * STEP_OCTETS + 1, rows)[:, None]] = 0
+    return octets
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def in_numpy(given: LstmWeights, octets: np.ndarray) -> np.ndarray:
+    """Return what the LSTM answers, every step of every packet computed."""
+    units = given.recurrent.shape[1]
+    said = state = np.zeros((len(octets), units))
+    for step in reversed(range(STEPS)):
+        here = given.table[octets[:, step * STEP_OCTETS : (step + 1) * STEP_OCTETS]].reshape(len(octets), -1)
+        sums = here @ given.kernel.T.astype(float) + said @ given.recurrent.T.astype(float)
+        sums = sums + given.biases[: 4 * units] + given.biases[4 * units :]
+        into, out, kept, cell = np.split(sums, 4, axis=1)
+        state = sigmoid(kept) * state + sigmoid(into) * np.tanh(cell)
+        said = sigmoid(out) * np.tanh(state)
+    answers = np.exp(said @ given.dense + given.bias)
+    return answers / answers.sum(axis=1, keepdims=True)
+
+
+def network(*members: LstmWeights, threads: int = 1) -> LstmNetwork:
+    return LstmNetwork(members, STEPS, STEP_OCTETS, threads)
+
+
+@pytest.mark.parametrize("units", [1, LANES - 1, LANES, 3 * LANES + 2])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_answers_are_those_of_the_formula(units: int, width: int) -> None:
+    given = weights(units, width)
+    octets = packets(2 * CHUNK + ROWS + 1)
+    assert network(given).predict(octets) == pytest.approx(in_numpy(given, octets), abs=2e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, CHUNK + 2 * ROWS), st.integers(0, 1000), st.booleans())
+def test_any_number_of_packets_of_any_length(rows: int, seed: int, full: bool) -> None:
+    given = weights(LANES + 1)
+    octets = packets(rows, seed, full=full)
+    said = network(given).predict(octets)
+    assert said == pytest.approx(in_numpy(given, octets), abs=2e-6)
+    assert said.sum(axis=1) == pytest.approx(1)
+
+
+def test_a_packet_alone_is_answered_as_among_others() -> None:
+    model = network(weights(2 * LANES))
+    octets = packets(CHUNK + 5)
+    together = model.predict(octets)
+    for row, octets_of_one in enumerate(octets):
+        assert model.predict(octets_of_one[None])[0] == pytest.approx(together[row], abs=1e-6)
+
+
+def test_a_packet_of_zeros_and_none_at_all() -> None:
+    given = weights(LANES)
+    octets = np.zeros((2, STEPS * STEP_OCTETS), np.uint8)
+    assert network(given).predict(octets) == pytest.approx(in_numpy(given, octets), abs=2e-6)
+    assert network(given).predict(octets[:0]).shape == (0, 3)
+
+
+def test_gates_far_open_and_far_closed_are_exact() -> None:
+    given = weights(LANES)
+    steep = LstmWeights(given.table * 1000, *[getattr(given, name) for name in (
+        "kernel", "recurrent", "biases", "dense", "bias")])  # fmt: skip
+    octets = packets(50)
+    with np.errstate(over="ignore"):
+        wanted = in_numpy(steep, octets)
+    assert network(steep).predict(octets) == pytest.approx(wanted, abs=2e-6)
+
+
+def test_several_models_answer_their_mean() -> None:
+    members = [weights(LANES + 3, 4, seed=seed) for seed in (1, 2, 3)]
+    octets = packets(20)
+    wanted = np.mean([in_numpy(member, octets) for member in members], axis=0)
+    assert network(*members).predict(octets) == pytest.approx(wanted, abs=2e-6)
+
+
+def test_threads_share_a_batch() -> None:
+    given = weights(LANES)
+    octets = packets(5 * CHUNK + 1)
+    shared = network(given, threads=3).predict(octets)
+    assert shared == pytest.approx(network(given).predict(octets), abs=1e-6)
+
+
+def test_rows_that_lie_apart_in_memory() -> None:
+    given = weights(LANES)
+    octets = packets(20)
+    assert (network(given).predict(octets[::2]) == network(given).predict(octets[::2].copy())).all()
+
+
+@pytest.mark.parametrize(("lanes", "rows"), [(4, 2), (16, 6)])
+def test_registers_of_another_size(lanes: int, rows: int, tmp_path: Path) -> None:
+    code = (
+        "from models.packet.lstm import tile\n"
+        f"tile.LANES, tile.ROWS = {lanes}, {rows}\n"
+        "tile.weigh_rows, tile.advance_rows = tile._weighing(tile.ROWS), tile._advancing(tile.ROWS)\n"
+        "from tests.models.packet.lstm import test_network as tests\n"
+        "given, octets = tests.weights(2 * tile.LANES + 1, 4), tests.packets(70)\n"
+        "print(abs(tests.network(given).predict(octets) - tests.in_numpy(given, octets)).max())\n"
+    )
+    surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=surroundings,
+    )
+    assert float(done.stdout) < 2e-6
