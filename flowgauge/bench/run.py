@@ -249,7 +249,7 @@ class _Bench:
             options.external_bus,
             options.passed_on,
         )
-        return packets.packet_models(setup, _step)
+        return packets.packet_models(self._corpus, setup, _step)
 
     def _measure_capture(self) -> Result:
         from flowgauge.bench.stages.capture import WANTED_RATE, Setup, capture

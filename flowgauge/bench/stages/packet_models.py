@@ -1,8 +1,8 @@
 """``packet_models``: LSTMs of the study's sizes, exported from Keras, beside ``keras.predict`` in the same run.
 
-Rates are of one core. The latency is that of a worker process on a real broker, from a payload's sending to its
-prediction in the hands of another program, at half of what all of them together sustain: sender, broker, worker and
-reader share the cores.
+Rates are of one core, of full packets and, where it says so, of the capture's, most of which are short. The latency is
+that of a worker process on a real broker, from a payload's sending to its prediction in the hands of another program,
+at half of what all of them together sustain: sender, broker, worker and reader share the cores.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowgauge.bench.accounting import BusReader
 from flowgauge.bench.children import Child, output_of
+from flowgauge.bench.corpus import Corpus
 from flowgauge.bench.keras_lstm import BUDGETS, VERSION
 from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.bus import bench_topics, kafka
@@ -32,14 +34,19 @@ from models.packet.announce import announce
 from models.packet.library import Library
 from models.packet.runtime import PacketModel, open_model, smoke_vectors
 from producers.bus import BusProducer
-from producers.config import BusSettings, topic_name
+from producers.config import BusSettings, PayloadSettings, topic_name
+from producers.followed import FlowRules
+from producers.payloads.stream import PayloadStream
+from producers.sources.capture import open_capture
 from schemas.codec import decode
-from schemas.errors import BusError, SettingsError
+from schemas.errors import BusError, InputError, SettingsError
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch
 from schemas.topics import PAYLOADS, PREDICTIONS_PACKET, TELEMETRY_COST
 from streams.config import StreamsSettings
 
 BATCH = 256
+DRAWN_FROM = 32_768
+"""Packets of the capture that a batch is drawn from."""
 SERVED = "lstm_15k"
 """The model that the latency is measured with."""
 PARTITIONS = 2
@@ -72,8 +79,8 @@ class Setup:
     passed_on: tuple[str, ...] = ()
 
 
-def packet_models(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
-    """Measure rates and latency.
+def packet_models(corpus: Corpus, setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
+    """Measure rates and latency; ``corpus`` is where packets as long as real ones come from.
 
     Raises:
         SettingsError: Keras, TensorFlow or ONNX Runtime is not installed.
@@ -92,13 +99,15 @@ def packet_models(setup: Setup, on_step: Callable[[str], None]) -> list[Result]:
         on_step("exporting LSTMs from Keras, and timing keras.predict")
         command = [sys.executable, "-m", "flowgauge.bench.keras_lstm", scratch]
         baseline: dict[str, float] = json.loads(output_of(command).splitlines()[-1])
-        found = []
+        found, captured = [], _captured(corpus)
         for name in BUDGETS:
             on_step(f"measuring {name}")
             model = open_model(Path(scratch) / name / VERSION)
             if name in baseline:
                 found.append(_single(name, model, baseline[name], setup.min_seconds))
-            found.append(_batch(name, model, setup.min_seconds))
+            full = smoke_vectors(BATCH + 1)[1:]
+            found.append(_batch(f"{name}_batch{BATCH}", model, full, setup.min_seconds))
+            found.append(_batch(f"{name}_captured", model, captured, setup.min_seconds))
         return [*found, _latency(Path(scratch), setup, on_step)]
 
 
@@ -122,10 +131,33 @@ def _single(name: str, model: PacketModel, keras_rate: float, min_seconds: float
     )
 
 
-def _batch(name: str, model: PacketModel, min_seconds: float) -> Result:
-    vectors = smoke_vectors(BATCH + 1)[1:]  # all of them full
+def _batch(name: str, model: PacketModel, vectors: NDArray[np.uint8], min_seconds: float) -> Result:
     rate = measure(lambda: _repeat(model, vectors, 1), min_seconds)
-    return Result.of_rate(f"{name}_batch{BATCH}", rate, parameters=model.card.parameters)
+    octets = round(float((FIRST_OCTETS - (vectors[:, ::-1] != 0).argmax(axis=1)).mean()))
+    return Result.of_rate(name, rate, parameters=model.card.parameters, octets_filled=octets)
+
+
+def _captured(corpus: Corpus) -> NDArray[np.uint8]:
+    """Return a batch of packets as a probe would send them, drawn from the corpus.
+
+    Raises:
+        InputError: it has no payload.
+    """
+    found: list[NDArray[np.uint8]] = []
+    every = PayloadSettings(mode="sample", one_in=1)
+    stream = PayloadStream(
+        "bench", every, FlowRules(), 1, 0, lambda b: found.append(b.vectors()), replayed=True
+    )
+    with open_capture(str(corpus.paths[0])) as capture:
+        for block in capture.blocks(tap=stream.sampler):
+            stream.add("", block, (0, block.packets), 0, 0)
+            if sum(map(len, found)) >= DRAWN_FROM:
+                break
+    stream.flush()
+    vectors = np.concatenate(found) if found else np.empty((0, FIRST_OCTETS), np.uint8)
+    if not len(vectors):
+        raise InputError(f"{corpus.captures[0]}: no packet with payload for the stage packet_models")
+    return np.random.default_rng(1).choice(vectors, BATCH)
 
 
 def _repeat(model: PacketModel, vectors: Any, times: int) -> int:

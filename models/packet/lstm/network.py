@@ -54,8 +54,8 @@ class LstmNetwork:
         out = np.empty((len(octets), len(self._layers[0].bias)), np.float32)
         if not len(octets):
             return out
-        # Numba would compile the kernel again for arrays of another kind.
-        octets = np.require(octets, np.uint8, ("C", "W"))
+        if not (octets.flags.c_contiguous and octets.flags.writeable):
+            octets = octets.copy()  # Numba would compile the kernel again for arrays of another kind
         shares = min(self._threads, -(-len(octets) // CHUNK))
         if self._pool is None or shares < 2:
             self._run(0, octets, out)
