@@ -20,7 +20,7 @@ from models.online.state import Snapshot
 from producers.bus import Item, Sink, bring, octets_of
 from producers.config import BusSettings, topic_name
 from producers.telemetry import StageMeter
-from schemas import features
+from schemas import features, prediction_ids
 from schemas.codec import decode, encode
 from schemas.errors import BusError, CodecError
 from schemas.features import FeatureBatch, decode_feature_batch
@@ -57,6 +57,7 @@ def prediction_items(predictions: Predictions, partitions: int) -> list[Item]:
 def _warm_up(settings: OnlineSettings) -> None:
     """Compile and import now what would hold up the first messages."""
     features.warm_up()
+    prediction_ids.warm_up()
     warm_up_writer()
     observed.warm_up()
     paths.warm_up()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.online.classifier import Prediction
 from schemas.features import FeatureBatch
+from schemas.prediction_ids import NAMED, ids_of
 from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter, fill_predicted
 
 
@@ -33,14 +32,11 @@ class RowIds:
 def prediction_ids(batch: FeatureBatch, model: str) -> RowIds:
     """Return the ids of a model's predictions on a batch: the same whenever the same rows come again."""
     columns = batch.columns
-    flows, depths = columns["flow_id"].tolist(), columns["depth"].tolist()
-    head = blake2b(f"{model}\0{batch.representation}\0".encode(), digest_size=8)
-    digests = []
-    for key in zip(flows, depths, columns["interval_start_ns"].tolist(), strict=True):
-        digest = head.copy()
-        digest.update(struct.pack("<QIq", *key))
-        digests.append(digest.digest())
-    return RowIds(np.frombuffer(b"".join(digests), ">u8").astype(np.uint64), flows, depths)
+    named = np.empty(batch.rows, NAMED)
+    for name in NAMED.names or ():
+        named[name] = columns[name]
+    numbers = ids_of(model, batch.representation, named)
+    return RowIds(numbers, columns["flow_id"].tolist(), columns["depth"].tolist())
 
 
 @dataclass(frozen=True)
