@@ -3,15 +3,29 @@ fraction of its price, for models that answer tens of thousands of flows a secon
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from schemas.address_writer import HEX, write_address
+from schemas.avro_writer import (
+    ID_BYTES,
+    Bytes,
+    Texts,
+    avro_boolean,
+    avro_integer,
+    avro_label,
+    avro_text,
+    cut,
+    put_address,
+    put_id,
+    put_integer,
+    put_text,
+    put_word,
+    texts_of,
+)
 from schemas.codec import head_of
 from schemas.features import ROW_COLUMNS, FeatureBatch
 from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS, SCTP, TCP, UDP
@@ -19,19 +33,11 @@ from schemas.flow_key import ICMP, ICMP4_COUNTERPARTS, ICMP6, ICMP6_COUNTERPARTS
 PREDICTION_VERSION = 2
 """``schema_version`` of what is written here."""
 
-Bytes = NDArray[np.uint8]
 _ROOM = 420
 """Most bytes of a message beside its texts: three ids, two addresses, fifteen integers of ten bytes, two numbers."""
 _BASE64: Bytes = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
-_ID_FIELD = 17
-"""Bytes of an id: its length, then its characters."""
-_ID_LENGTH, _COMMUNITY_ID_LENGTH = 2 * 16, 2 * 30
-"""What Avro writes before texts of so many characters."""
-_VARINT_BYTES = 10
-"""Most bytes of a 64-bit integer in Avro."""
-_NO_LABEL = b"\x00"
-_LABEL = b"\x02"
-"""Which branch of the union ``[null, string]`` follows."""
+_COMMUNITY_ID_LENGTH = 2 * 30
+"""What Avro writes before a text of 30 characters."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,8 @@ def fill_predicted(
     rows["received_ns"] = received_ns
 
 
-class _Shared(NamedTuple):
-    head: Bytes
-    probe: Bytes
-    representation: Bytes
-    tail: Bytes
-    labels: Bytes
-    """All labels as Avro writes them, one behind the other."""
-    ends: NDArray[np.int64]
-    """(labels + 1,) where each begins, and the last ends."""
+_HEAD, _PROBE, _REPRESENTATION, _TAIL, _LABELS = range(5)
+"""Where the texts of a writer stand; all labels are the last of them."""
 
 
 class PredictionWriter:
@@ -115,17 +114,15 @@ class PredictionWriter:
 
     def __init__(self, texts: PredictionTexts) -> None:
         labels = [avro_label(label) for label in texts.labels]
-        replayed = b"\x01" if texts.replayed else b"\x00"
-        self._shared = _Shared(
-            _bytes(head_of("Prediction") + avro_integers((PREDICTION_VERSION,))),
-            _bytes(avro_text(texts.probe)),
-            _bytes(avro_text(texts.representation)),
-            _bytes(avro_text(texts.model) + avro_text(texts.model_version) + replayed),
-            _bytes(b"".join(labels)),
-            np.concatenate(([0], np.cumsum([len(label) for label in labels]))).astype(np.int64),
-        )
-        self._flow_at = len(self._shared.head) + _ID_FIELD + 1
-        self._room = _ROOM + sum(len(part) for part in self._shared[:4]) + max(map(len, labels), default=0)
+        shared = [
+            head_of("Prediction") + avro_integer(PREDICTION_VERSION),
+            avro_text(texts.probe),
+            avro_text(texts.representation),
+            avro_text(texts.model) + avro_text(texts.model_version) + avro_boolean(texts.replayed),
+        ]
+        self._texts = texts_of((*shared, *labels))
+        self._flow_at = len(shared[_HEAD]) + ID_BYTES + 1
+        self._room = _ROOM + sum(map(len, shared)) + max(map(len, labels), default=0)
 
     def encode(
         self,
@@ -146,14 +143,8 @@ class PredictionWriter:
         """
         out = np.empty(len(rows) * self._room, np.uint8)
         ends = np.empty(len(rows), np.int64)
-        _write_rows(rows, prediction_id, label, final, made_ns, self._shared, out, ends)
-        stops = ends.tolist()
-        raw = out[: stops[-1] if stops else 0].tobytes()
-        begins = [0, *stops[:-1]]
-        # Texts are sliced off at a third of the price of writing numbers anew.
-        text, first, behind = raw.decode("latin-1"), self._flow_at, self._flow_at + 16
-        keys = [text[begin + first : begin + behind] for begin in begins[: len(stops)]]
-        return [raw[begin:end] for begin, end in zip(begins, stops, strict=False)], keys
+        _write_rows(rows, prediction_id, label, final, made_ns, self._texts, out, ends)
+        return cut(out, ends, self._flow_at)
 
 
 def warm_up_writer() -> None:
@@ -163,10 +154,6 @@ def warm_up_writer() -> None:
     PredictionWriter(texts).encode(np.zeros(1, PREDICTED), ids, labels, True, 0)
 
 
-def _bytes(raw: bytes) -> Bytes:
-    return np.frombuffer(raw, np.uint8)
-
-
 @njit(cache=True, nogil=True)
 def _write_rows(
     rows: NDArray[np.void],
@@ -174,7 +161,7 @@ def _write_rows(
     label: NDArray[np.int64],
     final: bool,
     made_ns: int,
-    shared: _Shared,
+    texts: Texts,
     out: Bytes,
     ends: NDArray[np.int64],
 ) -> None:
@@ -184,80 +171,35 @@ def _write_rows(
     bits = number.view(np.uint64)
     for i in range(len(rows)):
         row = rows[i]
-        at = _copy(shared.head, 0, len(shared.head), out, at)
-        at = _id(prediction_id[i], out, at)
-        at = _id(row["flow_id"], out, at)
+        at = put_text(texts, _HEAD, out, at)
+        at = put_id(prediction_id[i], out, at)
+        at = put_id(row["flow_id"], out, at)
         at = _community_id(row, words, out, at)
-        at = _copy(shared.probe, 0, len(shared.probe), out, at)
-        at = _address(row["source_address"], row["ip_version"], out, at)
-        at = _address(row["destination_address"], row["ip_version"], out, at)
-        at = _integer(np.int64(row["source_port"]), out, at)
-        at = _integer(np.int64(row["destination_port"]), out, at)
-        at = _integer(np.int64(row["protocol"]), out, at)
-        at = _integer(row["start_ns"], out, at)
-        at = _integer(row["end_ns"], out, at)
-        at = _copy(shared.representation, 0, len(shared.representation), out, at)
-        at = _integer(np.int64(row["depth"]), out, at)
-        at = _integer(np.int64(row["flow_end_reason"]), out, at)
-        at = _copy(shared.labels, shared.ends[label[i]], shared.ends[label[i] + 1], out, at)
+        at = put_text(texts, _PROBE, out, at)
+        at = put_address(row["source_address"], row["ip_version"], out, at)
+        at = put_address(row["destination_address"], row["ip_version"], out, at)
+        at = put_integer(np.int64(row["source_port"]), out, at)
+        at = put_integer(np.int64(row["destination_port"]), out, at)
+        at = put_integer(np.int64(row["protocol"]), out, at)
+        at = put_integer(row["start_ns"], out, at)
+        at = put_integer(row["end_ns"], out, at)
+        at = put_text(texts, _REPRESENTATION, out, at)
+        at = put_integer(np.int64(row["depth"]), out, at)
+        at = put_integer(np.int64(row["flow_end_reason"]), out, at)
+        at = put_text(texts, _LABELS + label[i], out, at)
         number[0] = row["confidence"]
-        at = _word(bits[0], out, at)
-        at = _copy(shared.tail, 0, len(shared.tail), out, at)
-        at = _integer(row["probe_time_ns"], out, at)
-        at = _integer(row["bus_to_flows_ns"], out, at)
-        at = _integer(row["flows_ns"], out, at)
-        at = _integer(row["bus_to_model_ns"], out, at)
-        at = _integer(max(0, made_ns - row["received_ns"]), out, at)
+        at = put_word(bits[0], 8, out, at)
+        at = put_text(texts, _TAIL, out, at)
+        at = put_integer(row["probe_time_ns"], out, at)
+        at = put_integer(row["bus_to_flows_ns"], out, at)
+        at = put_integer(row["flows_ns"], out, at)
+        at = put_integer(row["bus_to_model_ns"], out, at)
+        at = put_integer(max(0, made_ns - row["received_ns"]), out, at)
         out[at] = 1 if final else 0
-        at = _integer(np.int64(row["tier"]) + 1, out, at + 1)
+        at = put_integer(np.int64(row["tier"]) + 1, out, at + 1)
         number[0] = row["ood"]
-        at = _word(bits[0], out, at)
+        at = put_word(bits[0], 8, out, at)
         ends[i] = at
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _copy(given: Bytes, begin: int, end: int, out: Bytes, at: int) -> int:
-    for i in range(begin, end):
-        out[at] = given[i]
-        at += 1
-    return at
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _integer(value: int, out: Bytes, at: int) -> int:
-    """Write a zigzag varint."""
-    left = np.uint64((value << 1) ^ (value >> 63))
-    while left > np.uint64(127):
-        out[at] = np.uint8((left & np.uint64(127)) | np.uint64(128))
-        left >>= np.uint64(7)
-        at += 1
-    out[at] = np.uint8(left)
-    return at + 1
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _word(value: np.uint64, out: Bytes, at: int) -> int:
-    """Write 8 bytes, the lowest first."""
-    for i in range(8):
-        out[at + i] = np.uint8((value >> np.uint64(8 * i)) & np.uint64(255))
-    return at + 8
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _id(value: np.uint64, out: Bytes, at: int) -> int:
-    out[at] = _ID_LENGTH
-    for i in range(16):
-        out[at + 1 + i] = HEX[(value >> np.uint64(60 - 4 * i)) & np.uint64(15)]
-    return at + 17
-
-
-@njit(cache=True, nogil=True)
-def _address(address: Bytes, version: int, out: Bytes, at: int) -> int:
-    """Write the text of an address, as ``schemas.community_id.address_text`` has it, its length before it."""
-    begin = at
-    at = write_address(address, version, out, at + 1)
-    out[begin] = 2 * (at - begin - 1)
-    return at
 
 
 @njit(cache=True, nogil=True)
@@ -351,50 +293,3 @@ def _sha1(text: Bytes, size: int, w: NDArray[np.uint32]) -> Bytes:
     for i in range(20):
         out[i] = np.uint8((h[i >> 2] >> np.uint32(24 - 8 * (i & 3))) & np.uint32(255))
     return out
-
-
-def avro_text(text: str) -> bytes:
-    """Return a text as Avro writes it: its length in bytes, then its UTF-8."""
-    raw = text.encode()
-    # Lengths up to 63 take one byte: twice their value.
-    return (_SHORT[len(raw)] if len(raw) < len(_SHORT) else avro_integers((len(raw),))) + raw
-
-
-_SHORT = tuple(bytes((2 * length,)) for length in range(64))
-
-
-def avro_label(label: str | None) -> bytes:
-    """Return a label, or none, as Avro writes it."""
-    return _NO_LABEL if label is None else _LABEL + avro_text(label)
-
-
-def avro_integers(values: Iterable[int]) -> bytes:
-    """Return integers as Avro writes them, one behind the other."""
-    return varints(np.array([tuple(values)], dtype=np.int64))[0]
-
-
-def varints(values: NDArray[np.int64]) -> list[bytes]:
-    """Return the integers of each row, (rows, integers), as Avro writes them one behind the other."""
-    width = values.shape[1] * _VARINT_BYTES
-    out = np.empty((len(values), width), dtype=np.uint8)
-    ends = np.empty(len(values), dtype=np.int64)
-    _write(np.ascontiguousarray(values, dtype=np.int64), out, ends)
-    raw = out.tobytes()
-    return [raw[at : at + end] for at, end in zip(range(0, len(raw), width), ends.tolist(), strict=True)]
-
-
-@njit(cache=True, nogil=True)
-def _write(values: NDArray[np.int64], out: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-    """Write zigzag varints; a row of ``out`` has room for ten bytes an integer."""
-    for i in range(values.shape[0]):
-        at = 0
-        for j in range(values.shape[1]):
-            value = values[i, j]
-            left = np.uint64((value << 1) ^ (value >> 63))
-            while left > np.uint64(127):
-                out[i, at] = np.uint8((left & np.uint64(127)) | np.uint64(128))
-                left >>= np.uint64(7)
-                at += 1
-            out[i, at] = np.uint8(left)
-            at += 1
-        ends[i] = at

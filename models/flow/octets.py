@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.packet.records import turned
+from schemas.columns import Array
 from schemas.features import FeatureBatch
 from schemas.payloads import (
     FIRST_OCTETS,
@@ -47,7 +47,7 @@ def rows_of(batch: PayloadBatch, numbers: Sequence[int]) -> FeatureBatch:
     made = {name: columns[name][flow] for name in _OF_FLOWS}
     is_turned = columns["first_direction"][flow] == 1
     for what in ("address", "port"):
-        ends = turned(columns[f"{what}_a"][flow], columns[f"{what}_b"][flow], is_turned)
+        ends = _turned(columns[f"{what}_a"][flow], columns[f"{what}_b"][flow], is_turned)
         made |= {f"{side}_{what}": end for side, end in zip(_SIDES, ends, strict=True)}
     made["end_ns"], made["depth"] = columns["time_ns"][wanted], columns["packet_number"][wanted]
     made["flow_end_reason"] = np.zeros(len(wanted), np.uint8)
@@ -69,3 +69,9 @@ def rows_of(batch: PayloadBatch, numbers: Sequence[int]) -> FeatureBatch:
         flows_sent_time_ns=sent_ns,
         replayed=batch.replayed,
     )
+
+
+def _turned(a: Array, b: Array, is_turned: Array) -> tuple[Array, Array]:
+    """Return (source, destination) of endpoints a and b: where ``is_turned``, b is the source."""
+    where = is_turned.reshape(-1, *[1] * (a.ndim - 1))
+    return np.where(where, b, a), np.where(where, a, b)

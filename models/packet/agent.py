@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from models.packet.config import PacketModelSettings
 from models.packet.live import Change, LiveModels
-from models.packet.records import Rows, Timing
+from models.packet.records import Rows, Timing, warm_up_messages
+from models.packet.rows import last_packets
 from models.packet.runtime import PacketModel
 from models.packet.votes import FlowVotes, warm_up
 from producers.bus import Item, Sink, bring, octets_of
@@ -24,7 +25,6 @@ from schemas.codec import decode, encode
 from schemas.errors import CodecError, FlowgaugeError
 from schemas.flow_key import parse_flow_id, partitions_of
 from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS, PayloadBatch, decode_payload_batch
-from schemas.predictions import warm_up_writer
 from schemas.topics import LABELS, PAYLOADS, PREDICTIONS_FLOW, PREDICTIONS_PACKET, TELEMETRY_COST
 from streams.dead_letters import DeadLetters
 from streams.faust_app import Later, Message, nothing_later
@@ -70,7 +70,7 @@ class PacketModelAgent:
     ) -> None:
         """Serve ``model`` until ``live`` has another."""
         warm_up()
-        warm_up_writer()
+        warm_up_messages()
         self.settings, self.bus, self.sink, self.model = settings, bus, sink, model
         self.totals: Counter[str] = Counter()
         self.dead_letters = DeadLetters(STAGE, bus, sink)
@@ -238,20 +238,20 @@ class PacketModelAgent:
         items: list[Item],
         votes: list[Item],
     ) -> int:
-        """Add the messages that answer a payload batch, packet by packet, and those of its flows.
+        """Add the messages that answer the packets of a payload batch, and those of its flows.
 
         Return how many packets are answered: all, or none where that fails.
         """
         card = self.model.card
         timing = Timing(one.received_ns, begun_ns, time.time_ns())
-        rows = Rows(one.batch, (self.settings.name, card.version), self.model.classes, probabilities, timing)
-        partitions = partitions_of(one.batch.columns["flow_id"], self.bus.partitions)
         try:
-            messages = rows.packet_messages(self.settings.probabilities)
-            made = [
-                (message, partitions[flow], rows.flows[flow]["flow_id"])
-                for message, flow in zip(messages, one.batch.columns["flow_index"].tolist(), strict=True)
-            ]
+            rows = Rows(
+                one.batch, (self.settings.name, card.version), self.model.classes, probabilities, timing
+            )
+            flow_index = one.batch.columns["flow_index"].tolist()
+            partitions = partitions_of(one.batch.columns["flow_id"], self.bus.partitions)
+            messages, keys = rows.packet_messages(self.settings.probabilities)
+            made = list(zip(messages, [partitions[flow] for flow in flow_index], keys, strict=True))
             votes += self._votes(rows, partitions) if self.settings.votes else ()
         except Exception as error:  # a defect must cost one message, not the worker
             log.exception("%s [%d] offset %d", one.message.topic, one.message.partition, one.message.offset)
@@ -263,22 +263,18 @@ class PacketModelAgent:
         return len(made)
 
     def _votes(self, rows: Rows, partitions: list[int]) -> list[Item]:
-        """Return what each flow of a batch is, by its packets up to here.
+        """Return what each flow of a batch is, by its packets up to here; ``partitions``: of the flows.
 
         Once for each flow and message: messages are the same when they come again, runs of the model are not.
         """
         columns = rows.batch.columns
-        flows, first = np.unique(columns["flow_index"][::-1], return_index=True)
-        last_rows = rows.batch.rows - 1 - first
-        index = np.searchsorted(flows, columns["flow_index"])
+        last, place = last_packets(columns["flow_index"], rows.batch.flows)
+        flows = columns["flow_index"][last]
         flow_ids = columns["flow_id"][flows].tolist()
-        said = self.votes.add(flow_ids, rows.probabilities, index, time.monotonic())
-        messages, keys = rows.vote_messages(flows.astype(np.int64), last_rows, *said)
+        said = self.votes.add(flow_ids, rows.probabilities, place, time.monotonic())
+        messages, keys = rows.vote_messages(last, *said)
         self.totals["votes"] += len(messages)
-        return [
-            (message, partitions[flow], key)
-            for message, flow, key in zip(messages, flows.tolist(), keys, strict=True)
-        ]
+        return list(zip(messages, [partitions[flow] for flow in flows.tolist()], keys, strict=True))
 
     def _on_label(self, label: Mapping[str, str]) -> None:
         """Score what the packets of a flow say together, when its label comes, once for each flow."""

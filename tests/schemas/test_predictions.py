@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import decode, encode
 from schemas.community_id import address_text, community_id
-from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter, varints
+from schemas.predictions import PREDICTED, PredictionTexts, PredictionWriter
 
 HALF = st.binary(min_size=3, max_size=3)
 LONG = st.integers(-(2**63), 2**63 - 1)
@@ -102,12 +102,3 @@ def test_structured_rows_give_the_bytes_of_the_codec(
     assert keys == [record["flow_id"] for record in wanted]
     assert [decode("Prediction", value) for value in written] == wanted
     assert written == [encode("Prediction", record) for record in wanted]
-
-
-def test_integers_take_one_to_ten_bytes() -> None:
-    values = np.array([[0, -1], [63, 64], [-(2**63), 2**63 - 1]], dtype=np.int64)
-    assert varints(values) == [
-        b"\x00\x01",
-        b"\x7e\x80\x01",
-        b"\xff" * 9 + b"\x01" + b"\xfe" + b"\xff" * 8 + b"\x01",
-    ]
