@@ -13,27 +13,99 @@ from keras import layers
 
 from models.packet.budgets import CONVOLUTIONS, HEADS, STEP_OCTETS, STEPS, Topology, blocks
 from models.packet.dataset import VECTOR_OCTETS
+from schemas.payloads import MASKED_OCTETS
+
+_TIMESTAMPS = (1, 1, 8, 10)
+"""How TCP's timestamps begin wherever they are the first option, as in all packets but those that open a connection."""
+_TIMESTAMPS_OCTETS = 12
 
 
-class OctetMask(layers.Layer):  # type: ignore[misc]
-    """Sets a share of the octets to zero while training, each packet its own; does nothing afterwards.
+class Augmentation(layers.Layer):  # type: ignore[misc]
+    """Changes packets at random while training, each its own way; does nothing afterwards.
+
+    ``changed`` says how. Layers of a model share their ``seeds``, so that what one draws tells nothing of another's.
+    """
+
+    def __init__(self, share: float, seeds: Any) -> None:
+        super().__init__()
+        self.share = share
+        self.seeds = seeds
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the packets, changed where ``training``."""
+        return self.changed(inputs) if training and self.share else inputs
+
+    def changed(self, inputs: Any) -> Any:
+        """Return the packets, changed."""
+        raise NotImplementedError
+
+    def random(self, *shape: Any) -> Any:
+        """Return numbers from 0 up to, not including, 1."""
+        return keras.random.uniform(shape, seed=self.seeds)
+
+
+class OctetMask(Augmentation):
+    """Sets a share of the octets to zero, scaled or embedded as they are.
 
     Unlike dropout it does not scale up the others: an octet is a code, not a quantity.
     """
 
-    def __init__(self, share: float, seed: int) -> None:
-        super().__init__()
-        self.share = share
-        self.seeds = keras.random.SeedGenerator(seed)
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Return the octets, masked where ``training``."""
-        if not training or not self.share:
-            return inputs
+    def changed(self, inputs: Any) -> Any:
+        """Return the octets, (rows, 1480, …), masked."""
         # One die per octet, whatever numbers stand for it.
         shape = (*keras.ops.shape(inputs)[:2], *(1,) * (len(inputs.shape) - 2))
-        kept = keras.random.uniform(shape, seed=self.seeds) >= self.share
+        kept = self.random(*shape) >= self.share
         return inputs * keras.ops.cast(kept, inputs.dtype)
+
+
+class OctetReplacement(Augmentation):
+    """Puts random octets in the place of a share of a packet's octets; padding stays."""
+
+    def changed(self, inputs: Any) -> Any:
+        """Return the octets, uint8 (rows, 1480), some replaced."""
+        shape = keras.ops.shape(inputs)
+        places = _places()
+        inside = (places >= MASKED_OCTETS) & (places < _lengths(inputs))
+        others = keras.random.randint(shape, 0, 256, dtype="int32", seed=self.seeds)
+        chosen = inside & (self.random(*shape) < self.share)
+        return keras.ops.where(chosen, keras.ops.cast(others, inputs.dtype), inputs)
+
+
+class Cut(Augmentation):
+    """Cuts a share of the packets short, each at a place of its own: padding follows."""
+
+    def changed(self, inputs: Any) -> Any:
+        """Return the octets, uint8 (rows, 1480), some cut."""
+        rows = keras.ops.shape(inputs)[0]
+        left = keras.ops.multiply(self.random(rows, 1), _lengths(inputs))
+        kept = (self.random(rows, 1) >= self.share) | keras.ops.less(_places(), left)
+        return inputs * keras.ops.cast(kept, inputs.dtype)
+
+
+class Strip(Augmentation):
+    """Takes the TCP timestamps out of a share of the packets that have them: what is behind them moves up.
+
+    They tell a flow by its clock, and by whether they are there the host that sent it, hardly its application.
+    """
+
+    def changed(self, inputs: Any) -> Any:
+        """Return the octets, uint8 (rows, 1480), some without timestamps."""
+        end = MASKED_OCTETS + _TIMESTAMPS_OCTETS
+        kind = inputs[:, MASKED_OCTETS : MASKED_OCTETS + len(_TIMESTAMPS)]
+        there = keras.ops.all(kind == keras.ops.array(_TIMESTAMPS, "uint8"), axis=1, keepdims=True)
+        padding = keras.ops.zeros_like(inputs[:, :_TIMESTAMPS_OCTETS])
+        bare = keras.ops.concatenate((inputs[:, :MASKED_OCTETS], inputs[:, end:], padding), axis=1)
+        chosen = there & (self.random(keras.ops.shape(inputs)[0], 1) < self.share)
+        return keras.ops.where(chosen, bare, inputs)
+
+
+def _lengths(octets: Any) -> Any:
+    """Return how many octets are before the padding, (rows, 1): up to the last that is not zero."""
+    return keras.ops.max(keras.ops.where(octets != 0, _places() + 1, 0), axis=1, keepdims=True)
+
+
+def _places() -> Any:
+    return keras.ops.arange(VECTOR_OCTETS, dtype="int32")
 
 
 class Positions(layers.Layer):  # type: ignore[misc]
@@ -48,23 +120,41 @@ class Positions(layers.Layer):  # type: ignore[misc]
         return inputs + self.vectors
 
 
-def build(topology: Topology, *, mask: float = 0.0, dropout: float = 0.0, seed: int = 0) -> Any:
+def build(
+    topology: Topology,
+    *,
+    mask: float = 0.0,
+    replace: float = 0.0,
+    cut: float = 0.0,
+    strip: float = 0.0,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Any:
     """Return an untrained ``keras.Model``.
 
     Args:
         topology: its kind and widths.
         mask: share of the octets set to zero while training.
+        replace: share of the octets replaced by random ones while training.
+        cut: share of the packets cut short while training.
+        strip: share of the packets with TCP timestamps that lose them while training.
         dropout: share of the last layer's inputs left out while training.
-        seed: of mask and dropout; the weights follow ``keras.utils.set_random_seed``.
+        seed: of all these; the weights follow ``keras.utils.set_random_seed``.
     """
+    seeds = keras.random.SeedGenerator(seed)
     octets = keras.Input((VECTOR_OCTETS,), dtype="uint8", name="octets")
-    x = from_the_end(octets) if topology.body == "lstm" else octets
+    x = octets
+    for layer, share in ((Strip, strip), (Cut, cut), (OctetReplacement, replace)):
+        if share:
+            x = layer(share, seeds)(x)
+    if topology.body == "lstm":
+        x = from_the_end(x)
     if topology.embedding:
         x = layers.Embedding(256, topology.embedding, name="embedding")(x)
     else:
         x = layers.Rescaling(1 / 255, name="scaled")(x)
     if mask:
-        x = OctetMask(mask, seed)(x)
+        x = OctetMask(mask, seeds)(x)
     body = _BODIES[topology.body](x, topology.layers)
     if dropout:
         body = layers.Dropout(dropout, seed=seed)(body)

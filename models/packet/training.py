@@ -51,6 +51,12 @@ class Recipe:
     batch: int = 256
     mask: float = 0.0
     """Share of a packet's octets set to zero while training."""
+    replace: float = 0.0
+    """Share of a packet's octets replaced by random ones while training."""
+    cut: float = 0.0
+    """Share of the packets cut short at a random place while training."""
+    strip: float = 0.0
+    """Share of the packets with TCP timestamps that lose them while training."""
     dropout: float = 0.0
     """Share of the last layer's inputs left out while training."""
     by_flow: bool = False
@@ -268,7 +274,7 @@ def _fit_network(
         raise Interrupted
     if guard.diverged:
         raise DivergedError(f"{topology}: the loss is no number with learning rate {rate:g}")
-    # Seeds of mask and dropout are variables too, but none that an answer depends on.
+    # Seeds of augmentation and dropout are variables too, but none that an answer depends on.
     trained = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights]
     return trained, len(history.history["loss"])
 
@@ -277,7 +283,15 @@ def untrained(topology: Topology, recipe: Recipe, seed: int) -> Any:
     """Return the ``keras.Model`` that a training begins with; ``keras.utils.set_random_seed`` comes before."""
     from models.packet.networks import build
 
-    return build(topology, mask=recipe.mask, dropout=recipe.dropout, seed=seed)
+    return build(
+        topology,
+        mask=recipe.mask,
+        replace=recipe.replace,
+        cut=recipe.cut,
+        strip=recipe.strip,
+        dropout=recipe.dropout,
+        seed=seed,
+    )
 
 
 def _optimizer(rate: float, recipe: Recipe, rows: int) -> Any:

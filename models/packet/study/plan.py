@@ -111,6 +111,8 @@ def settle(folder: Path, plan: Plan, dataset: PacketDataset) -> dict[str, Any]:
     path = folder / STUDY_FILE
     if path.exists():
         found = read_json(path)
+        # What recipes did not have yet when it was begun was done without.
+        found["recipe"] = {**asdict(Recipe()), **found.get("recipe", {})}
         for key, value in study.items():
             if found.get(key) != value and key != "dataset":
                 raise SettingsError(
