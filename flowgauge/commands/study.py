@@ -70,18 +70,6 @@ def packets(
             min=0, max=0.9, metavar="SHARE", help="Share of octets replaced by random ones while training."
         ),
     ] = 0.0,
-    cut: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of packets cut short while training.")
-    ] = 0.0,
-    strip: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="Share of packets with TCP timestamps that lose them while training.",
-        ),
-    ] = 0.0,
     dropout: Annotated[
         float, typer.Option(min=0, max=0.9, metavar="SHARE", help="Dropout before the last layer.")
     ] = 0.0,
@@ -120,17 +108,7 @@ def packets(
         budgets=tuple(map(parse_budget, _split(budgets))) if budgets else BUDGETS,
         rates=_rates(rates),
         seeds=seeds,
-        recipe=Recipe(
-            epochs,
-            patience,
-            batch,
-            mask=mask,
-            replace=replace,
-            cut=cut,
-            strip=strip,
-            dropout=dropout,
-            by_flow=by_flow,
-        ),
+        recipe=Recipe(epochs, patience, batch, mask=mask, replace=replace, dropout=dropout, by_flow=by_flow),
         together=together,
     )
     return study(dataset, output, quickly(plan) if quick else plan, speeds)

@@ -15,10 +15,6 @@ from models.packet.budgets import CONVOLUTIONS, HEADS, STEP_OCTETS, STEPS, Topol
 from models.packet.dataset import VECTOR_OCTETS
 from schemas.payloads import MASKED_OCTETS
 
-_TIMESTAMPS = (1, 1, 8, 10)
-"""How TCP's timestamps begin wherever they are the first option, as in all packets but those that open a connection."""
-_TIMESTAMPS_OCTETS = 12
-
 
 class Augmentation(layers.Layer):  # type: ignore[misc]
     """Changes packets at random while training, each its own way; does nothing afterwards.
@@ -64,48 +60,13 @@ class OctetReplacement(Augmentation):
     def changed(self, inputs: Any) -> Any:
         """Return the octets, uint8 (rows, 1480), some replaced."""
         shape = keras.ops.shape(inputs)
-        places = _places()
-        inside = (places >= MASKED_OCTETS) & (places < _lengths(inputs))
+        places = keras.ops.arange(VECTOR_OCTETS, dtype="int32")
+        # A packet ends with its last octet that is not zero.
+        end = keras.ops.max(keras.ops.where(inputs != 0, places + 1, 0), axis=1, keepdims=True)
+        inside = (places >= MASKED_OCTETS) & (places < end)
         others = keras.random.randint(shape, 0, 256, dtype="int32", seed=self.seeds)
         chosen = inside & (self.random(*shape) < self.share)
         return keras.ops.where(chosen, keras.ops.cast(others, inputs.dtype), inputs)
-
-
-class Cut(Augmentation):
-    """Cuts a share of the packets short, each at a place of its own: padding follows."""
-
-    def changed(self, inputs: Any) -> Any:
-        """Return the octets, uint8 (rows, 1480), some cut."""
-        rows = keras.ops.shape(inputs)[0]
-        left = keras.ops.multiply(self.random(rows, 1), _lengths(inputs))
-        kept = (self.random(rows, 1) >= self.share) | keras.ops.less(_places(), left)
-        return inputs * keras.ops.cast(kept, inputs.dtype)
-
-
-class Strip(Augmentation):
-    """Takes the TCP timestamps out of a share of the packets that have them: what is behind them moves up.
-
-    They tell a flow by its clock, and by whether they are there the host that sent it, hardly its application.
-    """
-
-    def changed(self, inputs: Any) -> Any:
-        """Return the octets, uint8 (rows, 1480), some without timestamps."""
-        end = MASKED_OCTETS + _TIMESTAMPS_OCTETS
-        kind = inputs[:, MASKED_OCTETS : MASKED_OCTETS + len(_TIMESTAMPS)]
-        there = keras.ops.all(kind == keras.ops.array(_TIMESTAMPS, "uint8"), axis=1, keepdims=True)
-        padding = keras.ops.zeros_like(inputs[:, :_TIMESTAMPS_OCTETS])
-        bare = keras.ops.concatenate((inputs[:, :MASKED_OCTETS], inputs[:, end:], padding), axis=1)
-        chosen = there & (self.random(keras.ops.shape(inputs)[0], 1) < self.share)
-        return keras.ops.where(chosen, bare, inputs)
-
-
-def _lengths(octets: Any) -> Any:
-    """Return how many octets are before the padding, (rows, 1): up to the last that is not zero."""
-    return keras.ops.max(keras.ops.where(octets != 0, _places() + 1, 0), axis=1, keepdims=True)
-
-
-def _places() -> Any:
-    return keras.ops.arange(VECTOR_OCTETS, dtype="int32")
 
 
 class Positions(layers.Layer):  # type: ignore[misc]
@@ -121,14 +82,7 @@ class Positions(layers.Layer):  # type: ignore[misc]
 
 
 def build(
-    topology: Topology,
-    *,
-    mask: float = 0.0,
-    replace: float = 0.0,
-    cut: float = 0.0,
-    strip: float = 0.0,
-    dropout: float = 0.0,
-    seed: int = 0,
+    topology: Topology, *, mask: float = 0.0, replace: float = 0.0, dropout: float = 0.0, seed: int = 0
 ) -> Any:
     """Return an untrained ``keras.Model``.
 
@@ -136,17 +90,12 @@ def build(
         topology: its kind and widths.
         mask: share of the octets set to zero while training.
         replace: share of the octets replaced by random ones while training.
-        cut: share of the packets cut short while training.
-        strip: share of the packets with TCP timestamps that lose them while training.
         dropout: share of the last layer's inputs left out while training.
         seed: of all these; the weights follow ``keras.utils.set_random_seed``.
     """
     seeds = keras.random.SeedGenerator(seed)
     octets = keras.Input((VECTOR_OCTETS,), dtype="uint8", name="octets")
-    x = octets
-    for layer, share in ((Strip, strip), (Cut, cut), (OctetReplacement, replace)):
-        if share:
-            x = layer(share, seeds)(x)
+    x = OctetReplacement(replace, seeds)(octets) if replace else octets
     if topology.body == "lstm":
         x = from_the_end(x)
     if topology.embedding:

@@ -53,10 +53,6 @@ class Recipe:
     """Share of a packet's octets set to zero while training."""
     replace: float = 0.0
     """Share of a packet's octets replaced by random ones while training."""
-    cut: float = 0.0
-    """Share of the packets cut short at a random place while training."""
-    strip: float = 0.0
-    """Share of the packets with TCP timestamps that lose them while training."""
     dropout: float = 0.0
     """Share of the last layer's inputs left out while training."""
     by_flow: bool = False
@@ -283,15 +279,7 @@ def untrained(topology: Topology, recipe: Recipe, seed: int) -> Any:
     """Return the ``keras.Model`` that a training begins with; ``keras.utils.set_random_seed`` comes before."""
     from models.packet.networks import build
 
-    return build(
-        topology,
-        mask=recipe.mask,
-        replace=recipe.replace,
-        cut=recipe.cut,
-        strip=recipe.strip,
-        dropout=recipe.dropout,
-        seed=seed,
-    )
+    return build(topology, mask=recipe.mask, replace=recipe.replace, dropout=recipe.dropout, seed=seed)
 
 
 def _optimizer(rate: float, recipe: Recipe, rows: int) -> Any:

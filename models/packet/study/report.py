@@ -63,10 +63,6 @@ def _head(study: dict[str, Any], points: list[Point]) -> list[str]:
     asides = [
         f"{recipe['mask']:.0%} of the octets masked while training" if recipe["mask"] else "",
         f"{recipe['replace']:.0%} of the octets replaced by random ones" if recipe["replace"] else "",
-        f"{recipe['cut']:.0%} of the packets cut short" if recipe["cut"] else "",
-        f"TCP timestamps taken out of {recipe['strip']:.0%} of the packets with any"
-        if recipe["strip"]
-        else "",
         f"dropout {recipe['dropout']:g}" if recipe["dropout"] else "",
         "flows weighed by the square root of their packets" if recipe["by_flow"] else "",
         f"{study['most_rows']:,} packets to train on at most" if study["most_rows"] else "",

@@ -143,26 +143,23 @@ def test_a_study_of_other_options_is_not_continued(tmp_path: Path) -> None:
         settle(tmp_path / "study", PLAN, other)
 
 
-def test_a_study_begun_before_there_was_augmentation_goes_on(tmp_path: Path) -> None:
+def test_a_study_begun_before_octets_were_replaced_goes_on(tmp_path: Path) -> None:
     made, folder = dataset(tmp_path / "data"), tmp_path / "study"
     begun = settle(folder, PLAN, made)
-    new = ("replace", "cut", "strip")
-    old = {key: value for key, value in begun["recipe"].items() if key not in new}
+    old = {key: value for key, value in begun["recipe"].items() if key != "replace"}
     (folder / "study.json").write_text(json.dumps({**begun, "recipe": old}), encoding="utf-8")
     assert settle(folder, PLAN, made) == begun
-    for name in new:
-        with pytest.raises(SettingsError, match="begun with recipe"):
-            settle(folder, replace(PLAN, recipe=Recipe(**{name: 0.5})), made)
+    with pytest.raises(SettingsError, match="begun with recipe"):
+        settle(folder, replace(PLAN, recipe=Recipe(replace=0.5)), made)
 
 
 def test_the_report_names_the_augmentation(tmp_path: Path) -> None:
-    recipe = Recipe(mask=0.1, replace=0.2, cut=0.3, strip=0.4, dropout=0.5, by_flow=True)
+    recipe = Recipe(mask=0.1, replace=0.2, dropout=0.5, by_flow=True)
     plan = replace(PLAN, splits=("flow",), rates=(0.1,), seeds=1, recipe=recipe)
     report = _report(dataset(tmp_path / "data"), tmp_path / "study", plan)["report.md"].decode()
     assert (
         "batches of 256, 10% of the octets masked while training, 20% of the octets replaced by random ones, "
-        "30% of the packets cut short, TCP timestamps taken out of 40% of the packets with any, dropout 0.5, "
-        "flows weighed by the square root of their packets." in report
+        "dropout 0.5, flows weighed by the square root of their packets." in report
     )
 
 
