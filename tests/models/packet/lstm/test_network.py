@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -130,8 +131,20 @@ def test_rows_that_lie_apart_in_memory() -> None:
     assert (network(given).predict(octets[::2]) == network(given).predict(octets[::2].copy())).all()
 
 
-@pytest.mark.parametrize(("lanes", "rows"), [(4, 2), (16, 6)])
-def test_registers_of_another_size(lanes: int, rows: int, tmp_path: Path) -> None:
+NO_FMA = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "rows", "processor"),
+    [
+        (4, 2, {}),
+        (16, 6, {}),
+        pytest.param(
+            8, 3, NO_FMA, marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86-64")
+        ),
+    ],
+)
+def test_registers_of_another_size(lanes: int, rows: int, processor: dict[str, str], tmp_path: Path) -> None:
     code = (
         "from models.packet.lstm import tile\n"
         f"tile.LANES, tile.ROWS = {lanes}, {rows}\n"
@@ -140,7 +153,7 @@ def test_registers_of_another_size(lanes: int, rows: int, tmp_path: Path) -> Non
         "given, octets = tests.weights(2 * tile.LANES + 1, 4), tests.packets(70)\n"
         "print(abs(tests.network(given).predict(octets) - tests.in_numpy(given, octets)).max())\n"
     )
-    surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    surroundings = {**os.environ, **processor, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
