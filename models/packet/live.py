@@ -161,7 +161,7 @@ class LiveModel(LiveVersions[PacketModel]):
 def _described(model: PacketModel) -> str:
     return (
         f"{model.card.kind}, {model.card.parameters:,} parameters, {len(model.classes)} classes, "
-        f"batches of {model.batch_rows} on the {model.device}"
+        f"batches of {model.batch_rows} on the {model.device} by {model.engine}"
     )
 
 

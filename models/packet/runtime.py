@@ -39,10 +39,11 @@ Predict = Callable[[NDArray[np.uint8]], Floats]
 class PacketModel:
     """A packet model, ready to answer. One thread at a time."""
 
-    def __init__(self, card: ModelCard, run: Predict, device: Device) -> None:
-        """Take what ``open_model`` has checked."""
+    def __init__(self, card: ModelCard, run: Predict, device: Device, engine: str) -> None:
+        """Take what ``open_model`` has checked; ``engine`` tells people what runs it."""
         self.card = card
         self.device = device
+        self.engine = engine
         self._run = run
         self.batch_rows = 256
         """Rows that are answered at once; ``tune`` fits it to the machine."""
@@ -118,7 +119,9 @@ def open_model(
         kernel = kernel_for(graph, session.predict, threads) if session.device == "cpu" else None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    return PacketModel(card, kernel.predict if kernel else session.predict, session.device)
+    if kernel is not None:
+        return PacketModel(card, kernel.predict, session.device, "compiled code")
+    return PacketModel(card, session.predict, session.device, "ONNX Runtime")
 
 
 def kernel_for(graph: Graph, wanted: Predict, threads: int = 1) -> LstmNetwork | None:

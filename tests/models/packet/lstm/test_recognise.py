@@ -51,6 +51,12 @@ def test_the_lstms_of_the_study_run_on_our_own_code(topology: Topology, members:
     assert np.abs(kernel.predict(octets) - session.predict(octets)).max() < 2e-6
 
 
+def test_a_model_says_what_runs_it(tmp_path: Path) -> None:
+    topology = Topology("lstm", (5,), 3)
+    served = open_model(model_folder(tmp_path, data=onnx_of(topology, weights(topology))))
+    assert (served.engine, served.device) == ("compiled code", "cpu")
+
+
 def other_graph(kind: str) -> Any:
     octets = keras.Input((1480,))
     steps = keras.layers.Reshape((40, 37))(keras.layers.Rescaling(1 / 255)(octets))
@@ -72,6 +78,7 @@ def test_another_lstm_runs_on_onnx_runtime(kind: str, tmp_path: Path) -> None:
     session = OnnxSession(data, "cpu", 1)
     assert kernel_for(read_graph(data), session.predict) is None
     served = open_model(model_folder(tmp_path, data=data))
+    assert served.engine == "ONNX Runtime"
     assert (served.predict(octets) == session.predict(octets)).all()
 
 
