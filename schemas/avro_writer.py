@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -129,3 +129,14 @@ def put_address(address: Bytes, version: int, out: Bytes, at: int) -> int:
     at = write_address(address, version, out, at + 1)
     out[begin] = 2 * (at - begin - 1)
     return at
+
+
+@njit(cache=True, nogil=True)
+def put_endpoints(row: Any, out: Bytes, at: int) -> int:
+    """Write a row's source and destination, protocol and ``start_ns``, as records of flows and of packets have them."""
+    at = put_address(row["source_address"], row["ip_version"], out, at)
+    at = put_address(row["destination_address"], row["ip_version"], out, at)
+    at = put_integer(np.int64(row["source_port"]), out, at)
+    at = put_integer(np.int64(row["destination_port"]), out, at)
+    at = put_integer(np.int64(row["protocol"]), out, at)
+    return put_integer(row["start_ns"], out, at)

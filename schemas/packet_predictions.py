@@ -21,7 +21,7 @@ from schemas.avro_writer import (
     avro_integer,
     avro_text,
     cut,
-    put_address,
+    put_endpoints,
     put_id,
     put_integer,
     put_text,
@@ -195,9 +195,4 @@ def _write_packets(
 def _put_flow(flow: Any, texts: Texts, out: Bytes, at: int) -> int:
     at = put_id(flow["flow_id"], out, at)
     at = put_text(texts, _PROBE, out, at)
-    at = put_address(flow["source_address"], flow["ip_version"], out, at)
-    at = put_address(flow["destination_address"], flow["ip_version"], out, at)
-    at = put_integer(np.int64(flow["source_port"]), out, at)
-    at = put_integer(np.int64(flow["destination_port"]), out, at)
-    at = put_integer(np.int64(flow["protocol"]), out, at)
-    return put_integer(flow["start_ns"], out, at)
+    return put_endpoints(flow, out, at)

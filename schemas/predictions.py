@@ -19,7 +19,7 @@ from schemas.avro_writer import (
     avro_label,
     avro_text,
     cut,
-    put_address,
+    put_endpoints,
     put_id,
     put_integer,
     put_text,
@@ -176,12 +176,7 @@ def _write_rows(
         at = put_id(row["flow_id"], out, at)
         at = _community_id(row, words, out, at)
         at = put_text(texts, _PROBE, out, at)
-        at = put_address(row["source_address"], row["ip_version"], out, at)
-        at = put_address(row["destination_address"], row["ip_version"], out, at)
-        at = put_integer(np.int64(row["source_port"]), out, at)
-        at = put_integer(np.int64(row["destination_port"]), out, at)
-        at = put_integer(np.int64(row["protocol"]), out, at)
-        at = put_integer(row["start_ns"], out, at)
+        at = put_endpoints(row, out, at)
         at = put_integer(row["end_ns"], out, at)
         at = put_text(texts, _REPRESENTATION, out, at)
         at = put_integer(np.int64(row["depth"]), out, at)
