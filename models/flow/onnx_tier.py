@@ -1,4 +1,5 @@
-"""Tiers that ONNX Runtime runs on one thread: trees, forests, boosted trees, networks, packet models.
+"""Tiers that ONNX Runtime runs on one thread: trees, forests, boosted trees, networks, packet models without code of
+their own.
 
 Of what scores tree ensembles in batches it was the fastest that is kept up (docs/cascade-study.md), and serving needs
 nothing else of it.

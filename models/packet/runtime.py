@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.packet.budgets import STEP_OCTETS, STEPS
 from models.packet.card import MODEL_FILE, ModelCard, digest_of, read_card
 from models.packet.errors import ModelError, one_line
 from models.packet.lstm.kernel import Floats
@@ -25,8 +26,6 @@ from schemas.payloads import FIRST_OCTETS, MASKED_OCTETS
 
 log = logging.getLogger("flowgauge")
 
-STEPS = 40
-"""In which the study's LSTMs read a packet."""
 TOLERANCE = 1e-5
 """Most that our own code may answer otherwise than ONNX Runtime."""
 _BATCH_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -126,10 +125,10 @@ def open_model(
 
 def kernel_for(graph: Graph, wanted: Predict, threads: int = 1) -> LstmNetwork | None:
     """Return our own code for a model if it is an LSTM of the study's, and answers as ``wanted`` does."""
-    members = lstms_of(graph, FIRST_OCTETS, STEPS)
+    members = lstms_of(graph, STEP_OCTETS)
     if not members:
         return None
-    network = LstmNetwork(members, STEPS, FIRST_OCTETS // STEPS, threads)
+    network = LstmNetwork(members, STEPS, STEP_OCTETS, threads)
     vectors = _of_all_lengths(_SMOKE_ROWS)
     answers = wanted(vectors)
     said = network.predict(vectors)

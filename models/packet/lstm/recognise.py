@@ -20,9 +20,9 @@ _MOVES = frozenset({"Cast", "Reshape", "Slice", "Squeeze", "Transpose", "Unsquee
 """What moves numbers and does not change them."""
 
 
-def lstms_of(graph: Graph, octets: int, steps: int) -> list[LstmWeights]:
+def lstms_of(graph: Graph, step_octets: int) -> list[LstmWeights]:
     """Return the weights of each LSTM of a graph that averages some, or is one; nothing where it is another graph."""
-    found = [_lstm(graph, node, octets // steps) for node in graph.nodes if node.op == "LSTM"]
+    found = [_lstm(graph, node, step_octets) for node in graph.nodes if node.op == "LSTM"]
     members = [member for member in found if member is not None]
     classes = {len(member.bias) for member in members}
     return members if len(members) == len(found) and len(classes) == 1 else []
