@@ -34,7 +34,7 @@ _CLUSTER_ID = "Zmxvd2dhdWdlLWJyb2tlcg"
 # third as often, as one thread with the usual room. Concurrent collectors take cores that whoever runs beside it wants.
 # The second compiler would take about four seconds of a core, and save less than one in ten thousand messages of 50 KB.
 # What lives on at all lives long (producers' states, indexes): copied once, not up to fifteen times, it takes the
-# collector 20 to 30 ms of CPU instead of 40 to 50.
+# collector 10 to 30 ms of CPU instead of 40 to 50.
 # A broker's classes take 40 MB; made room for at once, they do not stop it twice while it starts.
 _JVM_OPTIONS = [
     "-XX:+UseParallelGC",
