@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from flowgauge.labelling import join, our_flows
-from flowgauge.ndpi import NdpiFlow, join_key, read_ndpi
+from flowgauge.ndpi import NdpiFlow, NdpiReader, join_key
 from models.packet.build import PROBE, Source
 from producers.labels import LabelTable, read_labels
 from schemas.community_id import address_bytes
@@ -21,6 +22,8 @@ from schemas.errors import InputError
 from streams.config import StreamsSettings
 
 NDPI = "ndpi"
+_DISSECTIONS = 20
+"""Packets of a flow that nDPI looks at."""
 _PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "icmp6": 58, "icmpv6": 58, "sctp": 132}
 _BY_CAPTURE = (
     "capture", "proto", "ip_a", "port_a", "ip_b", "port_b", "first_seen", "last_seen", "app",
@@ -111,24 +114,24 @@ def label_captures(
     Raises:
         InputError: the labels cannot be read, or no capture can.
     """
-    labels_of = _labels_of(captures, labels, settings, stop)
     out, numbers = LabelledSources(), dict[str, int]()
-    for done, path in enumerate(captures):
-        if stop():
-            break
-        on_capture(done)
-        try:
-            pairs = _flow_labels(path, labels_of, settings, partitions, out)
-        except InputError as error:
-            out.counts["captures_unreadable"] += 1
-            out.warnings.append(f"{error}; it is left out")
-            continue
-        ids = np.array([flow_id for flow_id, _ in pairs], np.uint64)
-        kinds = np.array([numbers.setdefault(label, len(numbers)) for _, label in pairs], np.int64)
-        order = np.argsort(ids, kind="stable")
-        name = Path(path).name
-        group = groups.get(name, name)
-        out.sources.append(Source(path, name, _sha256(path), group, ids[order], kinds[order]))
+    with _labels_of(captures, labels, settings, stop) as labels_of:
+        for done, path in enumerate(captures):
+            if stop():
+                break
+            on_capture(done)
+            try:
+                pairs = _flow_labels(path, labels_of, settings, partitions, out)
+            except InputError as error:
+                out.counts["captures_unreadable"] += 1
+                out.warnings.append(f"{error}; it is left out")
+                continue
+            ids = np.array([flow_id for flow_id, _ in pairs], np.uint64)
+            kinds = np.array([numbers.setdefault(label, len(numbers)) for _, label in pairs], np.int64)
+            order = np.argsort(ids, kind="stable")
+            name = Path(path).name
+            group = groups.get(name, name)
+            out.sources.append(Source(path, name, _sha256(path), group, ids[order], kinds[order]))
     if not out.sources and not stop():
         raise InputError(out.warnings[0] if out.warnings else "no capture to read")
     out.labels = list(numbers)
@@ -155,12 +158,19 @@ def _flow_labels(
     return [(row.flow_id, row.label) for row in labelled.rows]
 
 
+@contextmanager
 def _labels_of(
     captures: Sequence[str], labels: str, settings: StreamsSettings, stop: Callable[[], bool]
-) -> LabelTable | LabelsOf:
-    """Return the table of a labels file, or what gives a capture's flows as nDPI or a table of captures has them."""
+) -> Iterator[LabelTable | LabelsOf]:
+    """Give the table of a labels file, or what gives a capture's flows as nDPI or a table of captures has them."""
     if labels.lower() == NDPI:
-        return lambda path: read_ndpi(path, settings.idle_timeout_s, settings.active_timeout_s, 20, stop)
+        with NdpiReader(settings.idle_timeout_s, settings.active_timeout_s, _DISSECTIONS, stop) as reader:
+            yield reader.flows
+    else:
+        yield _read_table(captures, labels)
+
+
+def _read_table(captures: Sequence[str], labels: str) -> LabelTable | LabelsOf:
     try:
         with Path(labels).open(encoding="utf-8-sig") as file:
             head = file.readline().strip().split(",")

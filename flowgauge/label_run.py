@@ -14,7 +14,7 @@ from typing import Any
 
 from flowgauge.interrupt import stopping
 from flowgauge.labelling import Labelled, LabelRow, join, our_flows
-from flowgauge.ndpi import NdpiFlow, ndpi_version, read_ndpi
+from flowgauge.ndpi import NdpiFlow, NdpiReader, ndpi_version
 from flowgauge.progress import progress
 from flowgauge.publishing import publish
 from flowgauge.settings import Effective
@@ -76,10 +76,11 @@ def _check(captures: Sequence[str], output: Path | None, probe: str | None, to_b
 def _ndpi(
     captures: Sequence[str], streams: StreamsSettings, dissections: int, stop: Callable[[], bool]
 ) -> Iterator[NdpiFlow]:
-    for path in captures:
-        yield from read_ndpi(path, streams.idle_timeout_s, streams.active_timeout_s, dissections, stop)
-        if stop():
-            return
+    with NdpiReader(streams.idle_timeout_s, streams.active_timeout_s, dissections, stop) as reader:
+        for path in captures:
+            yield from reader.flows(path)
+            if stop():
+                return
 
 
 def write_labels(path: Path, rows: Iterable[LabelRow]) -> None:

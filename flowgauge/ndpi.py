@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Self
 
+from flowgauge.ndpi_child import END, Row
 from producers.sources.window import MAGIC_OCTETS, CorruptStream, Expander, is_compressed, open_source
 from schemas.community_id import address_bytes
 from schemas.errors import InputError
@@ -20,6 +28,7 @@ _address = lru_cache(maxsize=1 << 14)(address_bytes)
 
 UNKNOWN = "Unknown"
 _CHUNK_OCTETS = 1 << 20
+_POLL_S = 0.2
 
 Key = tuple[bytes, int, bytes, int, int]
 """Both ends in order of address and port, and the protocol; 0 for ICMP's ports, which NFStream does not tell."""
@@ -52,57 +61,120 @@ def ndpi_version() -> str:
     return str(ffi.string(lib.engine_lib_ndpi_version()).decode())
 
 
-def read_ndpi(
-    path: str, idle_s: float, active_s: float, dissections: int, stop: Callable[[], bool]
-) -> Iterator[NdpiFlow]:
-    """Yield the flows of a capture, as nDPI labels them, in the order in which they end.
-
-    Args:
-        path: pcap or pcapng, also .gz and .zst.
-        idle_s: idle timeout; NFStream takes whole seconds, at least one.
-        active_s: active timeout, the same.
-        dissections: packets of a flow that nDPI looks at.
-        stop: asked after each flow; True ends it.
+class NdpiReader:
+    """Reads captures through NFStream in a process of its own; a context manager that ends it.
 
     Raises:
-        InputError: NFStream cannot read the capture.
         ModuleNotFoundError: NFStream is not installed.
     """
-    from nfstream import NFStreamer
 
-    # NFStream pins the process to some cores; what comes after it should have all of them.
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    with plain(path) as file:
-        flows: Any = NFStreamer(
-            source=str(file),
+    def __init__(self, idle_s: float, active_s: float, dissections: int, stop: Callable[[], bool]) -> None:
+        """Start nothing yet.
+
+        Args:
+            idle_s: idle timeout; NFStream takes whole seconds, at least one.
+            active_s: active timeout, the same.
+            dissections: packets of a flow that nDPI looks at.
+            stop: asked again and again; True ends the reading.
+        """
+        if importlib.util.find_spec("nfstream") is None:
+            raise ModuleNotFoundError("No module named 'nfstream'", name="nfstream")
+        self._options = {
             # Our flow records do not look into tunnels either.
-            decode_tunnels=False,
-            idle_timeout=max(1, round(idle_s)),
-            active_timeout=max(1, round(active_s)),
-            n_dissections=dissections,
-            n_meters=1,
-        )
-        try:
-            for flow in flows:
-                yield _flow(flow)
-                if stop():
-                    return
-        except ValueError as error:
-            raise InputError(f"{path}: NFStream: {' '.join(str(error).split())}") from None
-        finally:
-            if cores is not None:
-                os.sched_setaffinity(0, cores)
+            "decode_tunnels": False,
+            "idle_timeout": max(1, round(idle_s)),
+            "active_timeout": max(1, round(active_s)),
+            "n_dissections": dissections,
+            "n_meters": 1,
+        }
+        self._stop = stop
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection
+        self._errors: IO[bytes]
+
+    def flows(self, path: str) -> Iterator[NdpiFlow]:
+        """Yield the flows of a capture, as nDPI labels them, in the order in which they end.
+
+        Args:
+            path: pcap or pcapng, also .gz and .zst.
+
+        Raises:
+            InputError: NFStream cannot read the capture.
+        """
+        with plain(path) as file:
+            try:
+                if self._child is None:
+                    self._start()
+                self._pipe.send({**self._options, "source": str(file)})
+                while (rows := self._receive()) is not END:
+                    if isinstance(rows, str):
+                        raise InputError(f"{path}: NFStream: {rows}")
+                    yield from map(_flow, rows)
+            except (EOFError, OSError):
+                told = self._last_words()
+                self.close()
+                raise InputError(f"{path}: NFStream: {told}") from None
+            except BaseException:
+                # It may be in the middle of the capture.
+                self.close()
+                raise
+
+    def _receive(self) -> list[Row] | str | None:
+        while not self._pipe.poll(_POLL_S):
+            if self._stop():
+                self.close()
+                return END
+        if self._stop():
+            self.close()
+            return END
+        got: list[Row] | str | None = self._pipe.recv()
+        return got
+
+    def _last_words(self) -> str:
+        code = self._child.wait() if self._child else 0
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return ": ".join([f"its process ended with code {code}", *lines[-1:]])
+
+    def _start(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "flowgauge.ndpi_child", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=[theirs.fileno()],
+                # NumPy's threads would be forked along.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """End the process and its meter; the next capture starts another."""
+        if self._child is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+            self._pipe.close()
+            self._errors.close()
+            self._child = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _flow(flow: Any) -> NdpiFlow:
-    a, b = _address(flow.src_ip)[0], _address(flow.dst_ip)[0]
-    return NdpiFlow(
-        key=join_key(a, flow.src_port, b, flow.dst_port, flow.protocol),
-        first_ms=flow.bidirectional_first_seen_ms,
-        last_ms=flow.bidirectional_last_seen_ms,
-        label=flow.application_name,
-        guessed=bool(flow.application_is_guessed),
-    )
+def _flow(row: Row) -> NdpiFlow:
+    source, source_port, destination, destination_port, protocol, first_ms, last_ms, label, guessed = row
+    a, b = _address(source)[0], _address(destination)[0]
+    key = join_key(a, source_port, b, destination_port, protocol)
+    return NdpiFlow(key, first_ms, last_ms, label, guessed)
 
 
 @contextmanager
