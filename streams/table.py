@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.compiled import compiled
+from schemas.compiled import compiled, inner
 
 BASE_FIELDS: list[tuple[str, str]] = [
     ("flow_hash", "u8"),
@@ -76,6 +76,9 @@ class Table(NamedTuple):
 
     rows: NDArray[Any]
     """(max_flows,) records: BASE_FIELDS and the features' states."""
+    flows: NDArray[Any]
+    """(max_flows,) BASE_FIELDS of ``rows``, in the same memory. The functions below know rows by these alone, so that
+    they are compiled once, whatever features there are."""
     deadlines: NDArray[np.int64]
     """(max_flows,) event time before which the row needs no look, or free (see ``FREE``)."""
     slots: NDArray[np.uint32]
@@ -95,8 +98,10 @@ def new_table(dtype: np.dtype[Any], max_flows: int) -> Table:
     meta[SHIFT] = 64 - places_bits
     meta[SECRET:] = np.frombuffer(os.urandom(8 * SECRETS), dtype=np.int64)
     meta[-1] |= 1
+    rows, base = np.zeros(max_flows, dtype=dtype), np.dtype(BASE_FIELDS)
     return Table(
-        rows=np.zeros(max_flows, dtype=dtype),
+        rows=rows,
+        flows=np.ndarray(max_flows, base, rows.view(np.uint8), strides=rows.strides),
         deadlines=np.zeros(max_flows, dtype=np.int64),
         slots=np.zeros(1 << places_bits, dtype=np.uint32),
         meta=meta,
@@ -117,13 +122,12 @@ def _product(word: np.uint64, low: np.int64, high: np.int64) -> np.uint64:
 
 
 @compiled(inline="always")
-def home(table: Table, key: Key) -> np.uint64:
+def home(meta: NDArray[np.int64], key: Key) -> np.uint64:
     """Return the place in ``slots`` where a key is looked for first.
 
     NH (Black et al., UMAC, 1999) brings the key to 64 bits, of which a random odd factor makes the place: without
     the secret no one can choose keys that meet more often than by chance.
     """
-    meta = table.meta
     ports = (
         (np.uint64(key[6]) << _S40)
         | (np.uint64(key[7]) << _S32)
@@ -146,17 +150,18 @@ def key_of(r: Any) -> Key:
     return (r.a0, r.a1, r.b0, r.b1, r.port_a, r.port_b, r.protocol, r.ip_version)
 
 
-@compiled
-def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
+@inner
+def find(
+    flows: NDArray[Any], slots: NDArray[np.uint32], meta: NDArray[np.int64], flow_hash: np.uint64, key: Key
+) -> int:
     """Return the row of a flow, or -1."""
-    rows, slots = table.rows, table.slots
     mask = np.uint64(len(slots) - 1)
-    at = home(table, key)
+    at = home(meta, key)
     while True:
         entry = slots[at]
         if entry == 0:
             return -1
-        r = rows[entry - 1]
+        r = flows[entry - 1]
         if (
             r.flow_hash == flow_hash
             and r.a0 == key[0]
@@ -172,21 +177,20 @@ def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
         at = (at + np.uint64(1)) & mask
 
 
-@compiled
-def add(table: Table, key: Key) -> int:
+@inner
+def add(slots: NDArray[np.uint32], meta: NDArray[np.int64], deadlines: NDArray[np.int64], key: Key) -> int:
     """Return a free row, entered in the index under ``key``, which the caller writes into it.
 
     The caller has made sure that there is one.
     """
-    meta, slots = table.meta, table.slots
     row = meta[FREE_HEAD]
     if row >= 0:
-        meta[FREE_HEAD] = FREE - 1 - table.deadlines[row]
+        meta[FREE_HEAD] = FREE - 1 - deadlines[row]
     else:
         row = meta[HIGH_WATER]
         meta[HIGH_WATER] += 1
     mask = np.uint64(len(slots) - 1)
-    at = home(table, key)
+    at = home(meta, key)
     while slots[at] != 0:
         at = (at + np.uint64(1)) & mask
     slots[at] = row + 1
@@ -194,13 +198,18 @@ def add(table: Table, key: Key) -> int:
     return int(row)
 
 
-@compiled
-def remove(table: Table, row: int) -> None:
+@inner
+def remove(
+    flows: NDArray[Any],
+    slots: NDArray[np.uint32],
+    meta: NDArray[np.int64],
+    deadlines: NDArray[np.int64],
+    row: int,
+) -> None:
     """Take a row out of the index and chain it to the free rows."""
-    rows, slots, meta = table.rows, table.slots, table.meta
     mask = np.uint64(len(slots) - 1)
     one = np.uint64(1)
-    at = home(table, key_of(rows[row]))
+    at = home(meta, key_of(flows[row]))
     while slots[at] != row + 1:
         at = (at + one) & mask
     # Close the gap by moving back every later entry of the run that may stand here (Knuth, TAOCP 6.4, R).
@@ -210,28 +219,27 @@ def remove(table: Table, row: int) -> None:
         entry = slots[at]
         if entry == 0:
             break
-        place = home(table, key_of(rows[entry - 1]))
+        place = home(meta, key_of(flows[entry - 1]))
         if ((at - place) & mask) >= ((at - gap) & mask):
             slots[gap] = entry
             gap = at
     slots[gap] = 0
     # No batch in progress may still take the row for the flow it held.
-    rows[row].flow_hash = ~rows[row].flow_hash
-    table.deadlines[row] = FREE - 1 - meta[FREE_HEAD]
+    flows[row].flow_hash = ~flows[row].flow_hash
+    deadlines[row] = FREE - 1 - meta[FREE_HEAD]
     meta[FREE_HEAD] = row
     meta[ACTIVE] -= 1
 
 
-@compiled
-def choose_victim(table: Table) -> int:
+@inner
+def choose_victim(flows: NDArray[Any], meta: NDArray[np.int64]) -> int:
     """Return the longest silent of a few rows of a full table."""
-    rows, meta = table.rows, table.meta
-    size = len(rows)
+    size = len(flows)
     hand = meta[HAND] % size
     victim = hand
     for step in range(min(SAMPLE, size)):
         row = (hand + step) % size
-        if rows[row].last_ns < rows[victim].last_ns:
+        if flows[row].last_ns < flows[victim].last_ns:
             victim = row
     meta[HAND] = (hand + SAMPLE) % size
     return victim

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.compiled import compiled
 from schemas.flow_key import hash_words, mix
 from streams.config import StreamsSettings
 from streams.plan import Plan
@@ -20,14 +21,14 @@ from streams.table import (
     SECRET,
     Key,
     Table,
-    add,
-    choose_victim,
-    find,
     home,
     new_table,
-    remove,
     used_bytes,
 )
+from streams.table import add as _add
+from streams.table import choose_victim as _choose_victim
+from streams.table import find as _find
+from streams.table import remove as _remove
 from tests.conftest import ROOT
 from tests.streams.made import SECOND, START_NS, Flow, Made, Run, brisk, flow_hash
 
@@ -42,6 +43,26 @@ def key_at(place: int, i: int) -> Key:
 
 
 KEYS = [key_at(0, i) for i in range(60)]
+
+
+@compiled
+def find(table: Table, flow_hash: np.uint64, key: Key) -> int:
+    return _find(table.flows, table.slots, table.meta, flow_hash, key)
+
+
+@compiled
+def add(table: Table, key: Key) -> int:
+    return _add(table.slots, table.meta, table.deadlines, key)
+
+
+@compiled
+def remove(table: Table, row: int) -> None:
+    _remove(table.flows, table.slots, table.meta, table.deadlines, row)
+
+
+@compiled
+def choose_victim(table: Table) -> int:
+    return _choose_victim(table.flows, table.meta)
 
 
 def enter(table: Table, flow_hash: np.uint64, key: Key) -> int:
@@ -68,7 +89,7 @@ def test_the_table_is_a_dictionary(
     keys = [key_at(places[i % len(places)] if places else 0, i) for i in range(60)]
     if places:
         table.meta[SECRET:-1], table.meta[-1] = 0, 1
-        assert [int(home(table, key)) for key in keys] == [places[i % len(places)] for i in range(60)]
+        assert [int(home(table.meta, key)) for key in keys] == [places[i % len(places)] for i in range(60)]
     hashes = [np.uint64(0 if one_hash else i) for i in range(60)]
     model: dict[int, int] = {}
     for adding, i in acts:
@@ -102,11 +123,11 @@ def test_keys_chosen_to_collide_are_spread() -> None:
     keys = keys_of_one_hash(2000)
     assert {int(hash_words(*key)) for key in keys} == {0}
     table, other = new_table(DTYPE, 4096), new_table(DTYPE, 4096)
-    places = [int(home(table, key)) for key in keys]
+    places = [int(home(table.meta, key)) for key in keys]
     # By chance 2,000 keys take 1,774 of 8,192 places.
     assert 1600 < len(set(places)) < 1950
     assert max(places) < len(table.slots)
-    assert places != [int(home(other, key)) for key in keys]
+    assert places != [int(home(other.meta, key)) for key in keys]
 
 
 def test_rows_given_back_are_used_before_fresh_ones() -> None:
