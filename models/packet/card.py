@@ -50,6 +50,8 @@ class ModelCard(BaseModel):
     split: dict[str, Any] | str = Field(default_factory=dict)
     scores: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
+    arithmetic: Literal["float32", "int16"] = "float32"
+    """How it is computed where that is compiled code of our own: ``int16`` rounds an LSTM's weights to 16 bits."""
     created: str = ""
     """When it was made, as ISO 8601."""
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")

@@ -28,6 +28,10 @@ log = logging.getLogger("flowgauge")
 
 TOLERANCE = 1e-5
 """Most that our own code may answer otherwise than ONNX Runtime."""
+SHORT_TOLERANCE = 0.02
+"""As ``TOLERANCE``, of weights rounded to 16 bits: some 1e-4 is usual, and this no longer the same model."""
+COMPILED = "compiled code"
+"""What people call ours, as an engine."""
 _BATCH_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _SMOKE_ROWS = 64
 _SUM_TOLERANCE = 1e-3
@@ -115,24 +119,43 @@ def open_model(
             raise ModelError(f"weights that are no numbers: {', '.join(broken[:3])}")
         session = OnnxSession(data, device, threads)
         _check(session, card)
-        kernel = kernel_for(graph, session.predict, threads) if session.device == "cpu" else None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    if kernel is not None:
-        return PacketModel(card, kernel.predict, session.device, "compiled code")
-    return PacketModel(card, session.predict, session.device, "ONNX Runtime")
+    run, engine = _fastest(graph, session, card, threads)
+    return PacketModel(card, run, session.device, engine)
 
 
-def kernel_for(graph: Graph, wanted: Predict, threads: int = 1) -> LstmNetwork | None:
-    """Return our own code for a model if it is an LSTM of the study's, and answers as ``wanted`` does."""
+def _fastest(graph: Graph, session: OnnxSession, card: ModelCard, threads: int) -> tuple[Predict, str]:
+    """Return what runs a model, and what people call that."""
+    if session.device != "cpu":
+        return session.predict, "ONNX Runtime"
+    if card.arithmetic == "int16":
+        if kernel := kernel_for(graph, session.predict, threads, short=True):
+            return kernel.predict, f"{COMPILED} in 16 bits"
+        log.warning("model %s: 16 bits are too few for its weights: it runs in floats", card.title)
+    if kernel := kernel_for(graph, session.predict, threads):
+        return kernel.predict, COMPILED
+    return session.predict, "ONNX Runtime"
+
+
+def kernel_for(graph: Graph, wanted: Predict, threads: int = 1, *, short: bool = False) -> LstmNetwork | None:
+    """Return our own code for a model if it is an LSTM of the study's, and answers as ``wanted`` does.
+
+    Args:
+        graph: the model's.
+        wanted: gives its answers.
+        threads: that one answer may take.
+        short: round weights to 16 bits.
+    """
     members = lstms_of(graph, STEP_OCTETS)
     if not members:
         return None
-    network = LstmNetwork(members, STEPS, STEP_OCTETS, threads)
+    network = LstmNetwork(members, STEPS, STEP_OCTETS, threads, short)
     vectors = _of_all_lengths(_SMOKE_ROWS)
     answers = wanted(vectors)
     said = network.predict(vectors)
-    if said.shape == answers.shape and np.abs(said - answers).max() <= TOLERANCE:
+    tolerance = SHORT_TOLERANCE if short else TOLERANCE
+    if said.shape == answers.shape and np.abs(said - answers).max() <= tolerance:
         return network
     # Such as one that reads packets from the beginning: nothing is wrong, ONNX Runtime answers it.
     log.debug("an LSTM of another kind than the study's: it runs on ONNX Runtime")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import time
 import uuid
@@ -31,6 +32,7 @@ from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.stages.latency import Reader
 from models.packet.announce import announce
+from models.packet.card import MODEL_FILE, write_card
 from models.packet.library import Library
 from models.packet.runtime import PacketModel, open_model, smoke_vectors
 from producers.bus import BusProducer
@@ -103,12 +105,23 @@ def packet_models(corpus: Corpus, setup: Setup, on_step: Callable[[str], None]) 
         for name in BUDGETS:
             on_step(f"measuring {name}")
             model = open_model(Path(scratch) / name / VERSION)
-            if name in baseline:
-                found.append(_single(name, model, baseline[name], setup.min_seconds))
             full = smoke_vectors(BATCH + 1)[1:]
-            found.append(_batch(f"{name}_batch{BATCH}", model, full, setup.min_seconds))
+            for title, each in ((name, model), (f"{name}_int16", _in_16_bits(Path(scratch), model))):
+                if name in baseline:
+                    found.append(_single(title, each, baseline[name], setup.min_seconds))
+                found.append(_batch(f"{title}_batch{BATCH}", each, full, setup.min_seconds))
             found.append(_batch(f"{name}_captured", model, captured, setup.min_seconds))
         return [*found, _latency(Path(scratch), setup, on_step)]
+
+
+def _in_16_bits(scratch: Path, model: PacketModel) -> PacketModel:
+    """Return a model's int16 version, as ``flowgauge packet-models quantize`` makes it."""
+    card = model.card.model_copy(update={"arithmetic": "int16"})
+    folder = scratch / "int16" / card.name / card.version
+    folder.mkdir(parents=True)
+    shutil.copyfile(scratch / card.name / card.version / MODEL_FILE, folder / MODEL_FILE)
+    write_card(folder, card)
+    return open_model(folder)
 
 
 def _single(name: str, model: PacketModel, keras_rate: float, min_seconds: float) -> Result:

@@ -8,12 +8,12 @@ it fills.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.packet.lstm.tile import GATES, LANES, ROWS, advance_row, advance_rows, weigh_row, weigh_rows
+from models.packet.lstm.tile import GATES, advance_row, advance_rows, tile_rows, weigh_row, weigh_rows
 from schemas.compiled import compiled, inner
 
 CHUNK = 48
@@ -21,23 +21,23 @@ CHUNK = 48
 _EMBEDDED = 4
 
 Floats = NDArray[np.float32]
+Numbers = NDArray[Any]
 
 
 class Layers(NamedTuple):
-    """The weights of a model as the kernel takes them; all float32."""
+    """The weights of a model as the kernel takes them: float32, or short."""
 
-    table: Floats
-    """(256, width): the numbers that stand for an octet."""
-    input_weights: Floats
-    """(blocks, (1 + inputs) * 4 * LANES), biases first; see ``tile``."""
-    unit_weights: Floats
-    """(blocks, units * 4 * LANES)"""
+    table: Numbers
+    """(256, width): the numbers that stand for an octet; int16 where weights are short."""
+    input_weights: Numbers
+    """(blocks, …), and so are the next; see ``tile``."""
+    unit_weights: Numbers
     dense: Floats
     """(units, classes)"""
     bias: Floats
     """(classes,)"""
-    first_said: Floats
-    """(steps + 1, blocks * LANES): what the units say after so many steps of zeros."""
+    first_said: Numbers
+    """(steps + 1, blocks * LANES): what the units say after so many steps of zeros; int16 where weights are short."""
     first_cells: Floats
     """As ``first_said``: the states of the cells."""
 
@@ -48,11 +48,11 @@ class Room(NamedTuple):
     The first five have a row for each packet of a chunk, or for each step of a single packet.
     """
 
-    inputs: Floats
-    """The numbers that stand for a step's octets."""
+    inputs: Numbers
+    """The numbers that stand for a step's octets, as the table has them; an even number where weights are short."""
     gates: Floats
-    said: Floats
-    next_said: Floats
+    said: Numbers
+    next_said: Numbers
     cells: Floats
     order: NDArray[np.int64]
     """(rows,), of all packets of a run: longest first."""
@@ -60,16 +60,17 @@ class Room(NamedTuple):
     """(rows,): steps that each packet fills."""
 
 
-def room_for(layers: Layers, rows: int) -> Room:
-    """Return room for runs of so many packets."""
+def room_for(layers: Layers, rows: int, inputs: int) -> Room:
+    """Return room for runs of so many packets; ``inputs``: the numbers of a step."""
     padded, side_by_side = layers.first_said.shape[1], max(CHUNK, len(layers.first_said))
-    inputs = layers.input_weights.shape[1] // (GATES * LANES) - 1
 
-    def floats(width: int) -> Floats:
-        return np.zeros((side_by_side, width), np.float32)
+    def zeros(width: int, like: Numbers) -> Numbers:
+        return np.zeros((side_by_side, width), like.dtype)
 
+    said, cells = layers.first_said, layers.first_cells
     return Room(
-        floats(inputs), floats(GATES * padded), floats(padded), floats(padded), floats(padded),
+        zeros(inputs + inputs % 2 * (said.dtype == np.int16), layers.table), zeros(GATES * padded, cells),
+        zeros(padded, said), zeros(padded, said), zeros(padded, cells),
         np.zeros(rows, np.int64), np.zeros(rows, np.int64),
     )  # fmt: skip
 
@@ -78,9 +79,9 @@ def room_for(layers: Layers, rows: int) -> Room:
 def _weigh(layers: Layers, room: Room, rows: int) -> None:
     for block in range(len(layers.input_weights)):
         row = 0
-        while row + ROWS <= rows:
+        while row + tile_rows(layers.input_weights) <= rows:
             weigh_rows(room.inputs, room.gates, layers.input_weights, row, block)
-            row += ROWS
+            row += tile_rows(layers.input_weights)
         while row < rows:
             weigh_row(room.inputs, room.gates, layers.input_weights, row, block)
             row += 1
@@ -88,17 +89,17 @@ def _weigh(layers: Layers, room: Room, rows: int) -> None:
 
 @inner
 def _advance(
-    layers: Layers, room: Room, said: Floats, next_said: Floats, first_gates: int, rows: int
+    layers: Layers, room: Room, said: Numbers, next_said: Numbers, first_gates: int, rows: int
 ) -> None:
     units = len(layers.dense)
     for block in range(len(layers.unit_weights)):
         row = 0
-        while row + ROWS <= rows:
+        while row + tile_rows(layers.unit_weights) <= rows:
             advance_rows(
                 room.gates, said, next_said, room.cells, layers.unit_weights,
                 first_gates + row, row, block, units,
             )  # fmt: skip
-            row += ROWS
+            row += tile_rows(layers.unit_weights)
         while row < rows:
             advance_row(
                 room.gates, said, next_said, room.cells, layers.unit_weights,
@@ -108,7 +109,7 @@ def _advance(
 
 
 @inner
-def _look_up(table: Floats, octets: NDArray[np.uint8], inputs: Floats) -> None:
+def _look_up(table: Numbers, octets: NDArray[np.uint8], inputs: Numbers) -> None:
     """Write the numbers that stand for a step's octets."""
     width = table.shape[1]
     if width == 1:
@@ -129,7 +130,7 @@ def _look_up(table: Floats, octets: NDArray[np.uint8], inputs: Floats) -> None:
 
 
 @inner
-def _begin(layers: Layers, said: Floats, cells: Floats, row: int, zeros: int) -> None:
+def _begin(layers: Layers, said: Numbers, cells: Floats, row: int, zeros: int) -> None:
     """Put a packet where it is after so many steps of zeros."""
     for unit in range(said.shape[1]):
         said[row, unit] = layers.first_said[zeros, unit]
@@ -137,7 +138,7 @@ def _begin(layers: Layers, said: Floats, cells: Floats, row: int, zeros: int) ->
 
 
 @inner
-def _answer(layers: Layers, said: Floats, out: Floats) -> None:
+def _answer(layers: Layers, said: Numbers, out: Floats) -> None:
     """Write the probability of each class."""
     classes = len(layers.bias)
     for c in range(classes):

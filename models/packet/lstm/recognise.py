@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.packet.lstm.kernel import Floats
-from models.packet.lstm.network import LstmWeights
 from models.packet.lstm.tile import GATES
+from models.packet.lstm.weights import LstmWeights
 from models.packet.onnx_file import Graph, Node
 
 _OCTET_VALUES = 256

@@ -53,8 +53,25 @@ def test_the_lstms_of_the_study_run_on_our_own_code(topology: Topology, members:
 
 def test_a_model_says_what_runs_it(tmp_path: Path) -> None:
     topology = Topology("lstm", (5,), 3)
-    served = open_model(model_folder(tmp_path, data=onnx_of(topology, weights(topology))))
+    data = onnx_of(topology, weights(topology))
+    served = open_model(model_folder(tmp_path / "a", data=data))
     assert (served.engine, served.device) == ("compiled code", "cpu")
+    rounded = open_model(model_folder(tmp_path / "b", data=data, arithmetic="int16"))
+    assert rounded.engine == "compiled code in 16 bits"
+    octets = smoke_vectors(50)
+    assert 0 < np.abs(rounded.predict(octets) - served.predict(octets)).max() < 1e-3
+
+
+def test_weights_that_16_bits_cannot_hold_run_in_floats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology = Topology("lstm", (5,), 3)
+    large = [weight * 300 for weight in weights(topology)]
+    large[1][0] *= 3000  # one unit drowns the others
+    folder = model_folder(tmp_path, data=onnx_of(topology, large), arithmetic="int16")
+    served = open_model(folder)
+    assert served.engine != "compiled code in 16 bits"
+    assert "16 bits are too few for its weights: it runs in floats" in caplog.text
 
 
 def other_graph(kind: str) -> Any:
