@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from models.packet.budgets import Topology
 from models.packet.dataset import VECTOR_OCTETS
 from models.packet.export import onnx_answers, onnx_of
+from models.packet.onnx_file import read_graph
+from models.packet.runtime import kernel_for
 from models.packet.study.points import Point, read_json, read_weights, write_json
 from models.packet.training import Weights, linear, load
 
@@ -36,6 +38,13 @@ class Speeds:
     """Of the exported file."""
     resident_bytes: int
     """By which loading the exported model and asking it 512 packets at once makes the process grow."""
+    served: dict[str, float] = field(default_factory=dict)
+    """By what runs it when it is served: compiled code for LSTMs. Empty where a study measured before that."""
+
+    @property
+    def when_served(self) -> dict[str, float]:
+        """Return the rates of serving; ONNX Runtime's where no others were measured."""
+        return self.served or self.exported
 
 
 def speeds_of(folder: Path, points: Path, point: Point) -> Speeds:
@@ -49,12 +58,13 @@ def speeds_of(folder: Path, points: Path, point: Point) -> Speeds:
 
 
 def measure(topology: Topology, weights: Weights) -> Speeds:
-    """Measure a model on this machine; takes about five seconds."""
+    """Measure a model on this machine; takes about five seconds, and where LSTMs are compiled first some ten more."""
     data = onnx_of(topology, weights)
     before = resident_bytes()
     exported = onnx_answers(data)
     exported(_octets(max(BATCHES)))
     grown = max(resident_bytes() - before, 0)
+    kernel = kernel_for(read_graph(data), exported)
     if topology.kind == "svm":
         trainer: _Answer = lambda octets: linear(octets, weights)  # noqa: E731
     else:
@@ -66,6 +76,7 @@ def measure(topology: Topology, weights: Weights) -> Speeds:
         weight_bytes=sum(array.nbytes for array in weights),
         exported_bytes=len(data),
         resident_bytes=grown,
+        served={str(rows): rate(kernel.predict, rows) for rows in BATCHES} if kernel else {},
     )
 
 

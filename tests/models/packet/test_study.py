@@ -17,6 +17,7 @@ pytest.importorskip("matplotlib")
 
 from models.packet.budgets import KINDS
 from models.packet.dataset import PacketDataset
+from models.packet.study import speeds
 from models.packet.study.plan import Plan, checked, quick, settle
 from models.packet.study.points import Key, read_point, read_weights
 from models.packet.study.report import write_report
@@ -161,6 +162,35 @@ def test_the_report_names_the_augmentation(tmp_path: Path) -> None:
         "batches of 256, 10% of the octets masked while training, 20% of the octets replaced by random ones, "
         "dropout 0.5, flows weighed by the square root of their packets." in report
     )
+
+
+def test_what_a_model_costs_is_measured_once_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(speeds, "_SPELL_S", 0.003)
+    made, folder = dataset(tmp_path / "data"), tmp_path / "study"
+    plan = replace(PLAN, splits=("flow",), rates=(0.1,), seeds=1)
+    study = settle(folder, plan, made)
+    points = run(made, folder, plan, lambda: False, lambda *_: None)
+    assert points is not None
+    cost = speeds.speeds_of(folder / "speeds", folder / "points", points[0])
+    assert min(*cost.trainer.values(), *cost.exported.values(), cost.exported_bytes) > 0
+    # Nothing else than ONNX Runtime runs an SVM.
+    assert cost.served == {} and cost.when_served == cost.exported
+    assert speeds.speeds_of(folder / "speeds", folder / "points", points[0]) == cost
+    served = replace(cost, served=dict.fromkeys(cost.exported, 1234.0))
+    write_report(folder, study, points, {("svm", 15_000): served})
+    row = next(
+        line for line in (folder / "report.md").read_text().splitlines() if "| 1,234 | 1,234 |" in line
+    )
+    assert f"| {cost.exported['1']:,.0f} | {cost.exported['128']:,.0f} | 1,234 |" in row
+
+
+def test_speeds_kept_before_serving_was_told_apart_are_read() -> None:
+    kept = speeds.Speeds({"1": 1.0}, {"1": 2.0}, weight_bytes=3, exported_bytes=4, resident_bytes=5)
+    assert kept.when_served == {"1": 2.0}
 
 
 def test_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
