@@ -10,6 +10,7 @@ import pytest
 
 from flowgauge.ndpi import NdpiFlow, NdpiReader
 from schemas.errors import InputError
+from tests.conftest import ROOT
 
 # Stands for NFStream, whose meter is a child as well; what it does is the capture's name.
 NFSTREAM = """
@@ -52,7 +53,7 @@ def nfstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stand-in").mkdir()
     (tmp_path / "stand-in" / "nfstream.py").write_text(NFSTREAM)
     monkeypatch.syspath_prepend(str(tmp_path / "stand-in"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "stand-in"), str(Path.cwd())]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "stand-in"), str(ROOT)]))
     for name in ("crash", "fail", "vanish", "silence", "refuse", "good"):
         (tmp_path / name).write_bytes(bytes(24))
     return tmp_path
