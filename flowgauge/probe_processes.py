@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -95,16 +95,22 @@ def run_processes(
 
 def _start(number: int, work: Work, *, taking_over: bool) -> _Worker:
     reading, writing = os.pipe()
+    # A stop that comes before the process listens for it would kill it, or be taken by its copy of our handler.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _be_a_worker(number, work, taking_over, writing)
+        _be_a_worker(number, work, taking_over, writing, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writing)
     return _Worker(pid, reading)
 
 
-def _be_a_worker(number: int, work: Work, taking_over: bool, pipe: int) -> NoReturn:
-    """Do the work in this process, and end it without what the parent would do at its end."""
+def _be_a_worker(number: int, work: Work, taking_over: bool, pipe: int, signals: Iterable[int]) -> NoReturn:
+    """Do the work in this process, and end it without what the parent would do at its end.
+
+    ``signals`` are those to block once this process listens for the others.
+    """
     parent = os.getppid()
     os.setpgid(0, 0)  # Ctrl-C goes to the parent alone, which passes it on in order
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -116,6 +122,7 @@ def _be_a_worker(number: int, work: Work, taking_over: bool, pipe: int) -> NoRet
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, signals)
     if os.getppid() != parent:
         stop.event.set()
 

@@ -56,6 +56,14 @@ def test_processes_are_stopped_together_and_tell_what_they_did() -> None:
     assert [summary["number"] for summary in summaries] == [0, 1, 2] and restarts == 0
 
 
+def test_a_stop_that_comes_before_a_process_listens_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first thing that a new process does.
+    monkeypatch.setattr("os.setpgid", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    summaries, restarts = run_processes(2, counting, Stop(), threading.Event())
+    assert [summary["number"] for summary in summaries] == [0, 1] and restarts == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
 def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
     stop = Stop()
 
