@@ -21,7 +21,7 @@ from models.packet.training import Weights, linear, load
 
 BATCHES = (1, 8, 32, 128, 512)
 SPEEDS = "speeds"
-_SPELL_S = 0.4
+_SPELL_S = 0.2
 _Answer = Callable[[NDArray[np.uint8]], Any]
 
 
