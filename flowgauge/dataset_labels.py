@@ -6,7 +6,7 @@ import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -164,7 +164,9 @@ def _labels_of(
 ) -> Iterator[LabelTable | LabelsOf]:
     """Give the table of a labels file, or what gives a capture's flows as nDPI or a table of captures has them."""
     if labels.lower() == NDPI:
-        with NdpiReader(settings.idle_timeout_s, settings.active_timeout_s, _DISSECTIONS, stop) as reader:
+        with closing(
+            NdpiReader(settings.idle_timeout_s, settings.active_timeout_s, _DISSECTIONS, stop)
+        ) as reader:
             yield reader.flows
     else:
         yield _read_table(captures, labels)

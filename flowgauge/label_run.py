@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _check(captures: Sequence[str], output: Path | None, probe: str | None, to_b
 def _ndpi(
     captures: Sequence[str], streams: StreamsSettings, dissections: int, stop: Callable[[], bool]
 ) -> Iterator[NdpiFlow]:
-    with NdpiReader(streams.idle_timeout_s, streams.active_timeout_s, dissections, stop) as reader:
+    with closing(NdpiReader(streams.idle_timeout_s, streams.active_timeout_s, dissections, stop)) as reader:
         for path in captures:
             yield from reader.flows(path)
             if stop():

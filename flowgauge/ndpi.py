@@ -15,8 +15,7 @@ from functools import lru_cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from flowgauge.ndpi_child import END, Row
 from producers.sources.window import MAGIC_OCTETS, CorruptStream, Expander, is_compressed, open_source
@@ -62,7 +61,7 @@ def ndpi_version() -> str:
 
 
 class NdpiReader:
-    """Reads captures through NFStream in a process of its own; a context manager that ends it.
+    """Reads captures through NFStream in a process of its own, which ``close`` ends.
 
     Raises:
         ModuleNotFoundError: NFStream is not installed.
@@ -160,14 +159,6 @@ class NdpiReader:
             self._pipe.close()
             self._errors.close()
             self._child = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _flow(row: Row) -> NdpiFlow:

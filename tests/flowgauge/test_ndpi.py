@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def nfstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reader(nfstream: Path) -> Iterator[NdpiReader]:
-    with NdpiReader(0.3, 60, 20, lambda: False) as reader:
+    with closing(NdpiReader(0.3, 60, 20, lambda: False)) as reader:
         yield reader
 
 
@@ -104,7 +105,7 @@ def test_a_stop_ends_a_reading_in_which_nothing_comes(nfstream: Path) -> None:
         children.append(silent._child is not None and silent._child.poll() is None)
         return len(children) > 2
 
-    with NdpiReader(60, 60, 20, stop) as silent:
+    with closing(NdpiReader(60, 60, 20, stop)) as silent:
         assert read(silent, nfstream / "silence") == []
         assert silent._child is None
     assert children == [True] * 3
