@@ -96,7 +96,7 @@ def quantize_model(
         rows = np.sort(np.random.default_rng(1).choice(rows, _MOST_ROWS, replace=False))
     with TemporaryDirectory() as scratch:
         draft = Path(scratch)
-        card = _write_draft(folder, draft, model, to)
+        card = write_version(folder, draft, model, to)
         small = open_model(draft)
         for each in (model, small):
             each.tune(0.02, 256)
@@ -121,8 +121,13 @@ def quantize_model(
     return made
 
 
-def _write_draft(folder: Path, draft: Path, model: PacketModel, to: str) -> ModelCard:
-    """Write the quantised model, and a card without its scores."""
+def write_version(folder: Path, draft: Path, model: PacketModel, to: str) -> ModelCard:
+    """Write the quantised model into a folder, and a card without its scores, which is returned.
+
+    Raises:
+        ModelError: the model cannot be quantised so.
+        SettingsError: the package ``onnx`` is not installed.
+    """
     changed: dict[str, Any] = {"version": f"{model.card.version}-{to}"}
     if to == "int16":
         if model.engine != COMPILED:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
 import time
 import uuid
@@ -32,8 +31,8 @@ from flowgauge.bench.results import Result, measure
 from flowgauge.bench.stages.bus import bench_topics, kafka
 from flowgauge.bench.stages.latency import Reader
 from models.packet.announce import announce
-from models.packet.card import MODEL_FILE, write_card
 from models.packet.library import Library
+from models.packet.quantize import write_version
 from models.packet.runtime import PacketModel, open_model, smoke_vectors
 from producers.bus import BusProducer
 from producers.config import BusSettings, PayloadSettings, topic_name
@@ -116,12 +115,10 @@ def packet_models(corpus: Corpus, setup: Setup, on_step: Callable[[str], None]) 
 
 def _in_16_bits(scratch: Path, model: PacketModel) -> PacketModel:
     """Return a model's int16 version, as ``flowgauge packet-models quantize`` makes it."""
-    card = model.card.model_copy(update={"arithmetic": "int16"})
-    folder = scratch / "int16" / card.name / card.version
-    folder.mkdir(parents=True)
-    shutil.copyfile(scratch / card.name / card.version / MODEL_FILE, folder / MODEL_FILE)
-    write_card(folder, card)
-    return open_model(folder)
+    draft = scratch / "int16" / model.card.name
+    draft.mkdir(parents=True)
+    write_version(scratch / model.card.name / model.card.version, draft, model, "int16")
+    return open_model(draft)
 
 
 def _single(name: str, model: PacketModel, keras_rate: float, min_seconds: float) -> Result:
