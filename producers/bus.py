@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Producer
 
 from producers.clock_offset import ClockOffset
-from producers.config import BusSettings
+from producers.config import BusSettings, topic_name
 from producers.security.access import why_missing
 from producers.security.clients import Trouble, account, client_properties, forbidden, said
 from schemas.errors import BusError
+from schemas.topics import PAYLOADS
 
 MAX_MESSAGE_BYTES = 1_000_000
 """Most bytes in a message or request: what an unconfigured broker takes, and the embedded one keeps."""
+
+AT_ONCE = (PAYLOADS,)
+"""Topics whose messages do not wait for others: they are large, and their packets have waited for them already."""
 
 _POLL_EVERY = 64
 _METADATA_TRY_S = 1.0
@@ -113,7 +117,7 @@ class _LogCounter(logging.Handler):
 
 
 class BusProducer:
-    """One librdkafka producer: nothing is lost without being counted.
+    """A librdkafka producer, or two where there are payloads: nothing is lost without being counted.
 
     ``sent`` messages are ``acked + failed + outstanding``; the same holds for the items (packets, rows) that
     messages were said to hold. When the queue is full, ``produce`` waits for room; it never drops. Not for
@@ -142,24 +146,41 @@ class BusProducer:
         self._fatal: str | None = None
         self._trouble = Trouble(settings)
         self.log = _LogCounter()
-        logger = logging.Logger("flowgauge.bus", logging.INFO)
-        logger.addHandler(self.log)
+        self._logger = logging.Logger("flowgauge.bus", logging.INFO)
+        self._logger.addHandler(self.log)
         try:
-            properties = client_properties(
-                settings,
-                {
-                    **_properties(settings),
-                    "error_cb": self._on_error,
-                    "delivery.report.only.error": only_failures,
-                },
-                self._trouble,
-            )
-            self._producer = Producer(properties, logger=logger)
+            self._producer = self._client({})
         except (KafkaException, ValueError, TypeError) as error:
             raise BusError(f"bus {settings.bootstrap}: {said(error)}") from error
+        self._clients = [self._producer]
+        self._prompt: Producer | None = None
+        self._at_once = frozenset(topic_name(settings, topic) for topic in AT_ONCE)
         self.clock = ClockOffset()
         """This machine's clock against the broker's, as messages of ``produce_timed`` tell."""
         self._on_delivery = partial(self._delivered, items=1)
+
+    def _client(self, more: Mapping[str, Any]) -> Producer:
+        ours = {
+            **_properties(self.settings),
+            **more,
+            "error_cb": self._on_error,
+            "delivery.report.only.error": self._only_failures,
+        }
+        return Producer(client_properties(self.settings, ours, self._trouble), logger=self._logger)
+
+    def _client_of(self, topic: str) -> Producer:
+        if topic not in self._at_once:
+            return self._producer
+        if self._prompt is None:
+            # How long messages linger is a matter of the whole client, so these have one of their own.
+            self._prompt = self._client({"linger.ms": 0})
+            self._clients.append(self._prompt)
+        return self._prompt
+
+    def _poll(self, timeout_s: float = 0) -> None:
+        """Take in answers, and wait for one where none is there."""
+        for client in self._clients:
+            client.poll(timeout_s)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() and self._fatal is None:
@@ -248,21 +269,21 @@ class BusProducer:
     def _enqueue(
         self, topic: str, value: bytes, partition: int | None, key: str | None, callback: Callable[..., None]
     ) -> None:
-        where = -1 if partition is None else partition
+        client, where = self._client_of(topic), -1 if partition is None else partition
         deadline = 0.0
         while True:
             try:
-                self._producer.produce(topic, value, key, where, callback)
+                client.produce(topic, value, key, where, callback)
                 break
             except BufferError:
                 deadline = deadline or self._deadline()
-                self._wait_for_room(deadline)
+                self._wait_for_room(client, deadline)
             except KafkaException as error:
                 raise self._refused(topic, len(value), said(error)) from error
         self._sent += 1
         self.sent_bytes += len(value)
         if self._sent % _POLL_EVERY == 0:
-            self._producer.poll(0)
+            self._poll()
 
     def produce_timed(self, topic: str, value: bytes, partition: int, key: str) -> None:
         """Produce as ``produce`` does, and compare the clocks where the broker stamps the message.
@@ -293,9 +314,9 @@ class BusProducer:
             BusError: as ``produce``; the messages before the one refused are under way.
         """
         left: list[dict[str, Any]] = [{"value": v, "partition": p, "key": k} for v, p, k in items]
-        deadline = self._deadline()
+        client, deadline = self._client_of(topic), self._deadline()
         while left:
-            taken = self._producer.produce_batch(topic, left, on_delivery=self._on_delivery)
+            taken = client.produce_batch(topic, left, on_delivery=self._on_delivery)
             if taken == len(left):
                 self._sent += taken
                 break
@@ -308,20 +329,20 @@ class BusProducer:
                     raise self._refused(topic, len(message["value"]), error.str())
             left = [message for message, _ in failed]
             if left:
-                self._wait_for_room(deadline)
+                self._wait_for_room(client, deadline)
         self.sent_bytes += octets_of(items)
-        self._producer.poll(0)
+        self._poll()
 
     def _deadline(self) -> float:
         return time.monotonic() + self.settings.delivery_timeout_s + 5
 
-    def _wait_for_room(self, deadline: float) -> None:
+    def _wait_for_room(self, client: Producer, deadline: float) -> None:
         """Let the full queue get shorter; raises BusError where it has not for the delivery timeout."""
         self.full_waits += 1
         if time.monotonic() > deadline:
             reason = self.first_error or self._trouble.last or "no answer"
             raise self._error(f"the queue stays full; {reason}")
-        self._producer.poll(0.05)
+        client.poll(0.05)
 
     def _refused(self, topic: str, size: int, reason: str) -> BusError:
         return self._error(f"topic {topic} refuses {size:,} bytes: {reason}")
@@ -347,8 +368,9 @@ class BusProducer:
 
     def purge(self) -> None:
         """Give up all messages without an answer: each is told as failed."""
-        self._producer.purge()
-        self._producer.poll(0)
+        for client in self._clients:
+            client.purge()
+        self._poll()
 
     @property
     def sent(self) -> int:
@@ -358,7 +380,9 @@ class BusProducer:
     @property
     def acked(self) -> int:
         """Messages that the broker has acknowledged."""
-        return self._sent - self.failed - len(self._producer) if self._only_failures else self._acked
+        if not self._only_failures:
+            return self._acked
+        return self._sent - self.failed - sum(len(client) for client in self._clients)
 
     @property
     def outstanding(self) -> int:
@@ -371,7 +395,7 @@ class BusProducer:
         Raises:
             BusError: a message was not delivered, or the producer cannot go on.
         """
-        self._producer.poll(0)
+        self._poll()
         if self._fatal is not None:
             raise self._error(self._fatal)
         if self.first_error is not None:
@@ -381,7 +405,9 @@ class BusProducer:
         """Send what waits and take in the answers; return how many messages have none after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while self.outstanding and (left := deadline - time.monotonic()) > 0:
-            self._producer.flush(min(_FLUSH_SLICE_S, left))
+            for client in self._clients:
+                if len(client):
+                    client.flush(min(_FLUSH_SLICE_S, left))
         return self.outstanding
 
 

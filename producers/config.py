@@ -29,14 +29,17 @@ class BusSettings(SecuritySettings):
         default=0.5,
         ge=0,
         le=1000,
-        description="How long a message may wait for others to share a request, in ms.",
+        description="How long a message may wait for others to share a request, in ms; payloads do not.",
     )
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = Field(
         default="none",
         description="Compression of requests; none costs the least CPU, consumers need the codec.",
     )
     queue_kbytes: int = Field(
-        default=65_536, ge=1024, le=2_097_151, description="Most that waits in memory for the broker, in KiB."
+        default=65_536,
+        ge=1024,
+        le=2_097_151,
+        description="Most that waits in memory for the broker, in KiB; payloads: as much again.",
     )
     connect_timeout_s: float = Field(
         default=20.0, gt=0, le=60, description="How long an absent broker is waited for at the start, in s."

@@ -81,7 +81,7 @@ def _run_kafka(options: argparse.Namespace) -> None:
     if options.account and not options.secure:
         raise SettingsError("--account needs --secure DIR")
     secured = Secured(options.secure) if options.secure else None
-    with KafkaBroker(port=options.port, data_dir=options.data_dir, secured=secured) as broker:
+    with KafkaBroker(port=options.port, data_dir=options.data_dir, secured=secured, lasting=True) as broker:
         wanted = {topic.name: (topic.partitions(options.partitions), topic.config) for topic in TOPICS}
         create_topics(broker.bootstrap, wanted, client=secured.operator_client() if secured else None)
         if secured:

@@ -86,14 +86,14 @@ def bus(
 
 @contextmanager
 def kafka(
-    settings: BusSettings, external: bool, on_step: Callable[[str], None]
+    settings: BusSettings, external: bool, on_step: Callable[[str], None], *, lasting: bool = False
 ) -> Iterator[tuple[str, int | None]]:
-    """Give the address of a broker, and its process id where it is started here."""
+    """Give the address of a broker, and its process id where it is started here; ``lasting``: see ``KafkaBroker``."""
     if external:
         yield settings.bootstrap, None
         return
     on_step("starting Apache Kafka")
-    with KafkaBroker() as broker:
+    with KafkaBroker(lasting=lasting) as broker:
         yield broker.bootstrap, broker.pid
 
 

@@ -1,8 +1,9 @@
 """``packet_models``: LSTMs of the study's sizes, exported from Keras, beside ``keras.predict`` in the same run.
 
 Rates are of one core, of full packets and, where it says so, of the capture's, most of which are short. The latency is
-that of a worker process on a real broker, from a payload's sending to its prediction in the hands of another program,
-at half of what all of them together sustain: sender, broker, worker and reader share the cores.
+that of a worker process on a real broker that has been under load, as brokers are, from a payload's sending to its
+prediction in the hands of another program, at half of what all of them together sustain: sender, broker, worker and
+reader share the cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,6 +60,9 @@ FLOWS = 8
 OUTSTANDING_PACKETS = 4096
 """Packets sent and not yet read, while capacity is measured: the worker never waits, and no queue grows."""
 WARM_MESSAGES = 16
+BROKER_WARM_S = 30.0
+"""For how long payloads are sent before anything counts: so long does a broker under load compile its own code."""
+BROKER_WARM_PACKETS_PER_S = 4096
 CAPACITY_S = 8.0
 WARM_S = 3.0
 _READY_S = 120.0
@@ -178,19 +183,24 @@ def _repeat(model: PacketModel, vectors: Any, times: int) -> int:
 
 def _latency(folder: Path, setup: Setup, on_step: Callable[[str], None]) -> Result:
     prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    with kafka(setup.bus, setup.external, on_step) as (bootstrap, _):
+    with kafka(setup.bus, setup.external, on_step, lasting=True) as (bootstrap, _):
         update = {"bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
         bus = setup.bus.model_copy(update=update)
         with bench_topics(bus, setup.streams, setup.external), _serving(folder, bus, setup) as reader:
             sender = _Sender(bus)
             _drain(reader, sender.send_evenly(WARM_MESSAGES, WARM_MESSAGES * ROWS))
+            on_step(f"sending payloads for {BROKER_WARM_S:g} s, until the broker has compiled its code")
+            reader.arrivals.clear()
+            warm_rate = BROKER_WARM_PACKETS_PER_S
+            messages = round(BROKER_WARM_S * warm_rate / ROWS)
+            _drain(reader, _send_beside(reader, partial(sender.send_evenly, messages, warm_rate)))
             on_step(f"sending payloads for {CAPACITY_S:g} s as fast as their predictions come")
             reader.arrivals.clear()
             capacity = _capacity(sender, reader)
             on_step(f"sending payloads for {setup.seconds:g} s at half of {capacity:,.0f}/s")
             reader.arrivals.clear()
             messages = round(setup.seconds * capacity / 2 / ROWS)
-            sent = _send_beside(reader, lambda: sender.send_evenly(messages, capacity / 2))
+            sent = _send_beside(reader, partial(sender.send_evenly, messages, capacity / 2))
             _drain(reader, sent)
             return _latency_result(reader, sent, capacity)
 
