@@ -175,6 +175,9 @@ def test_a_taken_port_is_named(broker: KafkaBroker) -> None:
         KafkaBroker(port=broker.port).start()
 
 
+_FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -216,6 +219,10 @@ def test_by_hand(kind: str, broker: KafkaBroker, tmp_path: Path) -> None:
     try:
         wait_until(lambda: address.exists() or process.poll() is not None, 60)
         bootstrap = address.read_text().strip()
+        if kind == "kafka":  # it may run for days, unlike the one of the tests
+            (java,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert _FIRST_COMPILER not in Path(f"/proc/{java}/cmdline").read_text()
+            assert _FIRST_COMPILER in Path(f"/proc/{broker.pid}/cmdline").read_text()
         listed = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
