@@ -148,10 +148,7 @@ class BusProducer:
         self.log = _LogCounter()
         self._logger = logging.Logger("flowgauge.bus", logging.INFO)
         self._logger.addHandler(self.log)
-        try:
-            self._producer = self._client({})
-        except (KafkaException, ValueError, TypeError) as error:
-            raise BusError(f"bus {settings.bootstrap}: {said(error)}") from error
+        self._producer = self._client({})
         self._clients = [self._producer]
         self._prompt: Producer | None = None
         self._at_once = frozenset(topic_name(settings, topic) for topic in AT_ONCE)
@@ -166,7 +163,10 @@ class BusProducer:
             "error_cb": self._on_error,
             "delivery.report.only.error": self._only_failures,
         }
-        return Producer(client_properties(self.settings, ours, self._trouble), logger=self._logger)
+        try:
+            return Producer(client_properties(self.settings, ours, self._trouble), logger=self._logger)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise BusError(f"bus {self.settings.bootstrap}: {said(error)}") from error
 
     def _client_of(self, topic: str) -> Producer:
         if topic not in self._at_once:
@@ -177,10 +177,10 @@ class BusProducer:
             self._clients.append(self._prompt)
         return self._prompt
 
-    def _poll(self, timeout_s: float = 0) -> None:
-        """Take in answers, and wait for one where none is there."""
+    def _poll(self) -> None:
+        """Take in the answers that are there."""
         for client in self._clients:
-            client.poll(timeout_s)
+            client.poll(0)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() and self._fatal is None:
