@@ -16,12 +16,12 @@ from producers.config import BusSettings, topic_name
 from producers.security.access import why_missing
 from producers.security.clients import Trouble, account, client_properties, forbidden, said
 from schemas.errors import BusError
-from schemas.topics import PAYLOADS
+from schemas.topics import PACKETS, PAYLOADS
 
 MAX_MESSAGE_BYTES = 1_000_000
 """Most bytes in a message or request: what an unconfigured broker takes, and the embedded one keeps."""
 
-AT_ONCE = (PAYLOADS,)
+AT_ONCE = (PACKETS, PAYLOADS)
 """Topics whose messages do not wait for others: they are large, and their packets have waited for them already."""
 
 _POLL_EVERY = 64
@@ -117,7 +117,7 @@ class _LogCounter(logging.Handler):
 
 
 class BusProducer:
-    """A librdkafka producer, or two where there are payloads: nothing is lost without being counted.
+    """A librdkafka producer, or two where there are packets: nothing is lost without being counted.
 
     ``sent`` messages are ``acked + failed + outstanding``; the same holds for the items (packets, rows) that
     messages were said to hold. When the queue is full, ``produce`` waits for room; it never drops. Not for

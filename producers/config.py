@@ -29,7 +29,8 @@ class BusSettings(SecuritySettings):
         default=0.5,
         ge=0,
         le=1000,
-        description="How long a message may wait for others to share a request, in ms; payloads do not.",
+        description="How long a message may wait for others to share a request, in ms; batches of "
+        "packets and payloads do not.",
     )
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = Field(
         default="none",

@@ -107,9 +107,6 @@ def run_replay(
     privacy = open_privacy(options.privacy)
     labels = read_labels(options.labels, privacy) if options.labels else None
     total = total_bytes(probes)
-    if options.speed is not None:
-        # Batches have waited already; this is for those of one wake to share a request.
-        bus = bus.model_copy(update={"linger_ms": min(bus.linger_ms, options.settings.linger_ms / 20)})
     producer = BusProducer(bus)
     if producer.connect(stop=stop, on_wait=on_wait):
         producer.require(topic_name(bus, PACKETS), bus.partitions)

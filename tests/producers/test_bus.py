@@ -10,7 +10,7 @@ from infra.broker.embedded import EmbeddedBroker
 from producers.bus import BusProducer
 from producers.config import BusSettings, topic_name
 from schemas.errors import BusError
-from schemas.topics import PACKETS, PAYLOADS
+from schemas.topics import LABELS, PACKETS, PAYLOADS
 
 
 def settings(embedded: EmbeddedBroker, **more: object) -> BusSettings:
@@ -57,30 +57,31 @@ def test_a_full_queue_waits_and_drops_nothing(embedded: EmbeddedBroker) -> None:
     assert (producer.acked, producer.acked_items) == (300, 300)
 
 
-def test_payloads_leave_while_other_messages_linger(embedded: EmbeddedBroker) -> None:
+@pytest.mark.parametrize("batches", [PACKETS, PAYLOADS])
+def test_batches_leave_while_other_messages_linger(embedded: EmbeddedBroker, batches: str) -> None:
     chosen = settings(embedded, linger_ms=1000, topic_prefix="p.")
-    packets, payloads = (topic_name(chosen, topic) for topic in (PACKETS, PAYLOADS))
-    embedded.create_topic(packets, 1)
-    embedded.create_topic(payloads, 1)
+    labels, batches = topic_name(chosen, LABELS), topic_name(chosen, batches)
+    embedded.create_topic(labels, 1)
+    embedded.create_topic(batches, 1)
     producer = BusProducer(chosen)
-    for topic in (packets, payloads):  # both connect
+    for topic in (labels, batches):  # both connect
         producer.produce(topic, b"first", partition=0)
         assert producer.flush(20) == 0
-    producer.produce(packets, b"waits", partition=0, items=1)
-    producer.produce(payloads, b"goes", partition=0, items=10)
+    producer.produce(labels, b"waits", partition=0, items=1)
+    producer.produce(batches, b"goes", partition=0, items=10)
     deadline = time.monotonic() + 20
     while not producer.acked_items and time.monotonic() < deadline:
         producer.check()
     assert (producer.acked_items, producer.outstanding) == (10, 1)
     assert producer.flush(20) == 0
     assert (producer.sent, producer.acked, producer.acked_items) == (4, 4, 11)
-    assert read(embedded.bootstrap, payloads, 0, 2) == [(None, b"first"), (None, b"goes")]
+    assert read(embedded.bootstrap, batches, 0, 2) == [(None, b"first"), (None, b"goes")]
 
 
 def test_messages_of_both_kinds_are_given_up_together() -> None:
     producer = BusProducer(BusSettings(bootstrap="127.0.0.1:9"))
-    producer.produce(PACKETS, b"one", partition=0, items=1)
-    producer.produce(PAYLOADS, b"another", partition=0, items=2)
+    producer.produce(LABELS, b"one", partition=0, items=1)
+    producer.produce(PACKETS, b"another", partition=0, items=2)
     assert producer.outstanding == 2
     producer.purge()
     assert (producer.outstanding, producer.failed, producer.failed_items) == (0, 2, 3)

@@ -196,8 +196,7 @@ class Generator:
         self._first = first_of(work["selection"], bus.partitions)
         self._batcher = Batcher(bus.partitions)
         self._sequences = [0] * bus.partitions
-        # Batches have waited for each other already.
-        self._sink = BusProducer(bus.model_copy(update={"linger_ms": bus.linger_ms / 20}))
+        self._sink = BusProducer(bus)
         self._block = allocate(BLOCK_ROWS)
         self._epoch = time.time_ns()
         self.packets = self.packets_sent = 0
