@@ -40,7 +40,8 @@ class BusSettings(SecuritySettings):
         default=65_536,
         ge=1024,
         le=2_097_151,
-        description="Most that waits in memory for the broker, in KiB; payloads: as much again.",
+        description="Most that waits in memory for the broker, in KiB: of batches of packets "
+        "and payloads, and as much again of all else.",
     )
     connect_timeout_s: float = Field(
         default=20.0, gt=0, le=60, description="How long an absent broker is waited for at the start, in s."
