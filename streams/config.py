@@ -115,11 +115,11 @@ class WorkerSettings(MetricsSettings):
 
     group: str = Field(description="Consumer group; workers of one group share the partitions.")
     fetch_wait_s: float = Field(
-        default=0.01,
+        default=0.1,
         ge=0.001,
         le=30,
-        description="How long the broker may hold a fetch until there is data, in seconds. A fetch leaves out the "
-        "partitions whose messages are still to be worked off, and news in those waits for its end.",
+        description="How long the broker may hold a fetch until there is data, in seconds. The embedded broker holds "
+        "it for as long even where data come meanwhile.",
     )
     commit_interval_s: float = Field(
         default=0.5, ge=0.05, le=60, description="Time between commits in seconds."

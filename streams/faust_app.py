@@ -9,10 +9,9 @@ What Faust (0.15.3) does on its own and this room changes:
 - It commits periodically without asking what else must be safe first. Here the handler comes
   before every commit, so an offset committed means that everything made of the messages before it is on the bus.
 - On uvloop its client stands still after a broker's restart, now and then (``streams.lost_connections``).
-- Its fetches wait up to 1.5 s on a broker that does not wake them (the embedded one); that is a setting here.
 - Each fetch is asked for anew, and each message takes its own way through streams, queues and acknowledgements. Here
-  what a fetch brought comes to the agent as one and past its stream (``streams.faust_consumer``), and the handler is
-  told when it has seen all of it (``on_drained``).
+  another client fetches (``streams.fetching``), what a fetch brought comes to the agent as one and past its stream, and
+  the handler is told when it has seen all of it (``on_drained``).
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from typing import Any, Protocol
 
 import faust
 import uvloop
-from faust.transport.drivers import aiokafka as driver
 
 from producers.config import BusSettings, topic_name
 from producers.health import Health
@@ -40,7 +38,8 @@ from producers.telemetry import StageMeter
 from schemas.errors import BusError, FlowgaugeError
 from streams.config import WorkerSettings
 from streams.credentials import check_group, faust_credentials, what_is_refused
-from streams.faust_consumer import FETCHED_MESSAGES, Fetched, HandoverConsumer
+from streams.faust_consumer import HandoverConsumer
+from streams.fetching import Fetched, Flow, Place, fetching_client
 from streams.lag import Lag
 from streams.lost_connections import mend
 from streams.quiet import calm
@@ -52,7 +51,7 @@ _COLLECT_AT = (10_000, 10, 100)
 """When Python looks for cycles, as ``gc.set_threshold`` takes it. What waits in memory for a label or for its packets
 is no cycle, and a full collection walks all of it: it comes after ten million new objects, not after 70,000."""
 _SWITCH_S = 0.0005
-"""How long a busy handler may keep the thread that talks to the broker from the interpreter: 5 ms by default, which
+"""How long a busy handler may keep the threads that fetch and commit from the interpreter: 5 ms by default, which
 it would wait several times for each fetch."""
 
 
@@ -162,6 +161,13 @@ class Runner:
         self.app.agent(source, concurrency=1, name="flowgauge")(self._loop)
         self.app.timer(TICK_S)(self._tick)
         self.app.on_rebalance_complete.connect(self._assigned)
+
+    def flow(
+        self, begin: Mapping[Place, int | None], arrived: Callable[[Flow, Fetched | FlowgaugeError], None]
+    ) -> Flow:
+        """Begin to fetch: see ``Flow``."""
+        connect = partial(fetching_client, self._bus, self.app.conf.id, self._settings.fetch_wait_s)
+        return Flow(self._bus, connect, begin, arrived)
 
     @property
     def failed(self) -> bool:
@@ -292,10 +298,13 @@ class Runner:
         # What was held back is out, so only now these messages may be committed.
         for tp, record in fetched:
             self.handled[tp] = record.offset + 1
-            self._lag.took((self._names[tp.topic], tp.partition), record.timestamp * 1_000_000)
+            self._lag.took((self._names[tp.topic], tp.partition), record.time_ms * 1_000_000)
 
     async def _tick(self) -> None:
-        if not self._holding or self.failed:
+        if self.failed:
+            return
+        self.app.consumer.is_alive()
+        if not self._holding:
             return
         waiting = {
             (self._names[tp.topic], tp.partition): self._waiting(tp)
@@ -312,8 +321,7 @@ class Runner:
         if position is None:
             position = self.handled.get(tp)
         if position is None:
-            read = self.app.consumer._read_offset.get(tp)
-            position = None if read is None else read + 1
+            position = self.app.consumer._read_offset.get(tp)  # where the flow began
         return 0 if end is None or position is None else max(0, end - position)
 
     async def _assigned(self, app: Any, **_: object) -> None:
@@ -372,26 +380,9 @@ def _make_app(bus: BusSettings, settings: WorkerSettings, datadir: str) -> Any:
         # More than 0 makes Faust use its own assignor, which keeps equal partitions of all topics together.
         table_standby_replicas=1,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=4 << 20,
-        broker_max_poll_records=FETCHED_MESSAGES,
         broker_commit_interval=settings.commit_interval_s,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,
     )
-    _shorten_fetch_wait(round(settings.fetch_wait_s * 1000))
     app.transport.Consumer = HandoverConsumer
     return app
-
-
-_create_worker_consumer: Callable[..., Any] = driver.AIOKafkaConsumerThread._create_worker_consumer
-
-
-def _shorten_fetch_wait(wait_ms: int) -> None:
-    """Set how long the broker may hold a fetch: Faust writes 1,500 ms into its driver."""
-
-    def create(thread: Any, *args: Any) -> Any:
-        consumer = _create_worker_consumer(thread, *args)
-        consumer._fetch_max_wait_ms = wait_ms
-        return consumer
-
-    driver.AIOKafkaConsumerThread._create_worker_consumer = create

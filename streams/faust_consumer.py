@@ -1,33 +1,26 @@
 """Faust's consumer, made so that nothing is lost at a rebalance and that a fetch costs little.
 
 Faust asks the thread that talks to the broker for each fetch anew, waits for the answer with four tasks, and sends
-every message through a queue, a stream and its acknowledgements: 0.4 ms of CPU for a fetch of one message. Here a
-task in that thread (``_Flow``) fetches by itself and hands what came to the event loop of the handler in one call.
+every message through a queue, a stream and its acknowledgements: 0.4 ms of CPU for a fetch of one message, and its
+client as much again. Here another client fetches (``streams.fetching``) and hands what came to the event loop of the
+handler in one call; Faust's own is in the group, and commits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import aiokafka.consumer.consumer
 from aiokafka.consumer.fetcher import Fetcher
-from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 
-FETCHED_MESSAGES = 32
-"""Most messages of a fetch. The event loop has its turn after so many, or after less than twice as many."""
-FETCHES_AHEAD = 4
-"""Most fetches that wait in memory for the handler; a message is a batch of up to some 60 KiB."""
-_FETCH_TIMEOUT_S = 1.0
-"""How long one call waits for records. aiokafka tells by the calls' ends whether anyone still asks for them."""
+from schemas.errors import FlowgaugeError
+from streams.fetching import FETCHED_MESSAGES, Fetched, Flow
 
-_AGAIN_S = 0.1
-
-Fetched = Sequence[tuple[Any, Any]]
-"""What a fetch brought: Faust's topic and partition, and aiokafka's record."""
+_END_S = 2.0
 
 
 class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
@@ -35,10 +28,10 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._flow: _Flow | None = None
-        self._fetches: asyncio.Queue[tuple[_Flow, Fetched]] = asyncio.Queue()
+        self._flow: Flow | None = None
+        self._fetches: asyncio.Queue[tuple[Flow, Fetched]] = asyncio.Queue()
         self._broken = asyncio.Event()
-        self._why: Exception | None = None
+        self._why: FlowgaugeError | None = None
 
     @property
     def has_fetch(self) -> bool:
@@ -66,8 +59,9 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         """Begin to fetch; Faust has sought the committed offsets before."""
         super().resume_flow()
         self._end_flow()
-        if active := frozenset(self._get_active_partitions()):
-            self._flow = _Flow(self._thread, active, self._arrived)
+        if active := self._get_active_partitions():
+            begin = {tp: self._read_offset[tp] for tp in active}
+            self._flow = self.app.runner.flow(begin, self._arrived)
 
     def stop_flow(self) -> None:
         """Stop fetching, and forget what the handler has not begun with."""
@@ -79,26 +73,26 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         if flow is not None:
             flow.end()
 
-    def _arrived(self, flow: _Flow, records: Mapping[Any, Sequence[Any]] | Exception) -> None:
-        """Take what the consumer's thread fetched, or why it cannot go on."""
-        if isinstance(records, Exception):
-            self._why = records
-            self._broken.set()
-            return
+    async def on_stop(self) -> None:
+        """Leave no thread behind that fetches."""
+        flow = self._flow
+        self._end_flow()
+        await super().on_stop()
+        if flow is not None:
+            await asyncio.to_thread(flow.join, _END_S)
+
+    def _arrived(self, flow: Flow, fetched: Fetched | FlowgaugeError) -> None:
+        """Take what was fetched, or why there will be no more."""
         if flow is not self._flow:
             return
-        inbound, now = self.app.monitor.stream_inbound_time, time.monotonic()
-        for tp, found in records.items():
-            self._read_offset[tp] = found[-1].offset
-            inbound[tp] = now  # Faust's watch over streams that stand still looks here
-        if len(records) == 1:
-            fetched = [(tp, record) for tp, found in records.items() for record in found]
+        if isinstance(fetched, FlowgaugeError):
+            self._why = fetched
+            self._broken.set()
         else:
-            fetched = list(self.scheduler.iterate(records))
-        self._fetches.put_nowait((flow, fetched))
+            self._fetches.put_nowait((flow, fetched))
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Raise what the consumer's thread cannot go on with; what it fetches comes by itself."""
+        """Raise what fetching cannot go on with; what it brings comes by itself."""
         try:
             await fetcher.wait(self._broken)
         except asyncio.CancelledError:
@@ -106,6 +100,17 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
                 raise
         if self._why is not None and not self.app.should_stop:
             raise self._why
+
+    def highwater(self, tp: Any) -> int | None:
+        """Return the offset behind the last message of a partition, as far as is known."""
+        return None if self._flow is None else self._flow.end_offset(tp)
+
+    def is_alive(self) -> None:
+        """Tell Faust's client that its messages are asked for; without a word for long it would leave the group."""
+        self._thread._ensure_consumer()._subscription._last_fetch_ended = time.monotonic()
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Say nothing where Faust misses the fetches of its own client: ``producers.health`` watches."""
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Hand over and commit before the partitions are anyone else's."""
@@ -150,92 +155,12 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         return committed
 
 
-class _EagerFetcher(Fetcher):  # type: ignore[misc]
-    """Tells who waits for records as soon as they are there, so that the next request goes out with the same turn."""
+class _GroupOnly(Fetcher):  # type: ignore[misc]
+    """What is left of aiokafka's fetcher: it knows positions, and asks for no messages."""
 
-    async def _proc_fetch_request(self, *args: Any) -> bool:
-        news: bool = await super()._proc_fetch_request(*args)
-        if news:
-            for waiter in self._fetch_waiters:
-                self._notify(waiter)
-        return news
+    def _get_actions_per_node(self, assignment: Any) -> Any:
+        _, *others = super()._get_actions_per_node(assignment)
+        return [], *others
 
 
-aiokafka.consumer.consumer.Fetcher = _EagerFetcher
-
-
-class _Flow:
-    """Fetches in the consumer's thread from when it is made until its end, at most some fetches ahead.
-
-    What an ended flow still hands over is dropped by who gets it. Nothing is lost by that: between two flows there is
-    a rebalance, and the second begins where the group's committed offsets are.
-
-    Each of the two counters is written by one thread alone, so that neither waits for the other.
-    """
-
-    def __init__(
-        self, thread: Any, partitions: frozenset[Any], arrived: Callable[[_Flow, Any], None]
-    ) -> None:
-        self._thread = thread
-        self._partitions = partitions
-        self._arrived = arrived
-        self._brought = 0
-        self._taken = 0
-        self._room = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        thread.thread_loop.call_soon_threadsafe(self._begin)
-
-    def took(self) -> None:
-        """Make room for another fetch; called by the handler's thread."""
-        self._taken += 1
-        if self._brought - self._taken >= FETCHES_AHEAD - 1:
-            self._thread.thread_loop.call_soon_threadsafe(self._room.set)
-
-    def end(self) -> None:
-        """Stop fetching; what the consumer's thread is asked after this finds it stopped."""
-        self._thread.thread_loop.call_soon_threadsafe(self._cancel)
-
-    def _begin(self) -> None:
-        self._task = self._thread.thread_loop.create_task(self._run())
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _run(self) -> None:
-        found: Any
-        try:
-            while True:
-                while self._brought - self._taken >= FETCHES_AHEAD:
-                    self._room.clear()
-                    await self._room.wait()
-                try:
-                    found = await self._fetch()
-                except asyncio.CancelledError:
-                    # Not this task but what it waited for may have been given up, inside aiokafka: asked for anew.
-                    if (task := asyncio.current_task()) is None or task.cancelling():
-                        raise
-                    await asyncio.sleep(_AGAIN_S)
-                    continue
-                if found:
-                    self._brought += 1
-                    self._thread.parent_loop.call_soon_threadsafe(self._arrived, self, found)
-        except Exception as error:
-            self._thread.parent_loop.call_soon_threadsafe(self._arrived, self, error)
-
-    async def _fetch(self) -> Any:
-        consumer = self._thread._ensure_consumer()
-        fetcher = consumer._fetcher
-        if consumer._closed or fetcher._closed:
-            raise ConsumerStoppedError
-        subscriptions = fetcher._subscriptions
-        try:
-            with subscriptions.fetch_context():
-                return await fetcher.fetched_records(
-                    self._partitions, timeout=_FETCH_TIMEOUT_S, max_records=consumer._max_poll_records
-                )
-        except BaseException:
-            # The context does not end by an error: aiokafka would hold this fetch for under way for ever, and
-            # never give up the partitions of a worker that stands still.
-            subscriptions._fetch_count -= 1
-            raise
+aiokafka.consumer.consumer.Fetcher = _GroupOnly

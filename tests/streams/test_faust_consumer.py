@@ -1,24 +1,26 @@
-"""What the consumer's thread fetches reaches the handler: in order, bounded, and never after the flow has stopped."""
+"""What a flow fetches reaches the handler, and never after the flow has stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import aiokafka.consumer.consumer
 import pytest
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.types import TP
 
 from producers.config import BusSettings
 from producers.telemetry import StageMeter
+from schemas.errors import BusError
 from streams.config import StreamsSettings
 from streams.faust_app import Later, Runner, nothing_later
-from streams.faust_consumer import FETCHED_MESSAGES, FETCHES_AHEAD, HandoverConsumer
+from streams.faust_consumer import HandoverConsumer, _GroupOnly
+from streams.fetching import FETCHED_MESSAGES, Record
 
 PACKETS, LABELS = TP("packets", 0), TP("labels", 0)
 
@@ -42,187 +44,162 @@ class Nothing:
     def hand_over(self) -> None: ...
 
 
-class FakeThread:
-    """A thread with an event loop, and in it an aiokafka consumer whose fetches the test decides on."""
+class FakeFlow:
+    """A flow whose fetches the test decides on."""
 
-    def __init__(self) -> None:
-        self.parent_loop = asyncio.get_running_loop()
-        self.thread_loop = asyncio.new_event_loop()
-        self.fetches = 0
-        self.result: Callable[[int], Any] = lambda number: {PACKETS: [record(number)]}
-        self._fetch_count = 0
-        fetcher = SimpleNamespace(_closed=False, fetched_records=self._fetched_records, _subscriptions=self)
-        self.consumer = SimpleNamespace(_closed=False, _fetcher=fetcher, _max_poll_records=32)
-        self._runs = threading.Thread(target=self.thread_loop.run_forever)
-        self._runs.start()
+    def __init__(self, begin: Mapping[TP, int | None], arrived: Callable[[Any, Any], None]) -> None:
+        self.begin, self._arrived = dict(begin), arrived
+        self.taken = 0
+        self.ended = False
 
-    def _ensure_consumer(self) -> Any:
-        return self.consumer
+    def bring(self, what: Any) -> None:
+        self._arrived(self, what)
 
-    @contextmanager
-    def fetch_context(self) -> Iterator[None]:
-        """Count as aiokafka does, which forgets to count down after an error."""
-        self._fetch_count += 1
-        yield
-        self._fetch_count -= 1
+    def took(self) -> None:
+        self.taken += 1
 
-    async def _fetched_records(self, partitions: frozenset[TP], timeout: float, max_records: int) -> Any:
-        assert partitions == {PACKETS, LABELS}
-        self.fetches += 1
-        found = self.result(self.fetches - 1)
-        if isinstance(found, Exception):
-            raise found
-        if not found:
-            await asyncio.sleep(timeout)
-        return found
+    def end(self) -> None:
+        self.ended = True
 
-    def close(self) -> None:
-        self.thread_loop.call_soon_threadsafe(self.thread_loop.stop)
-        self._runs.join()
-        self.thread_loop.close()
+    def end_offset(self, place: TP) -> int | None:
+        return 7 if place == PACKETS else None
 
 
-def record(offset: int, tp: TP = PACKETS) -> Any:
-    return SimpleNamespace(topic=tp.topic, partition=tp.partition, offset=offset)
+def some(first: int, count: int = 1) -> list[tuple[TP, Record]]:
+    return [(PACKETS, Record(offset, None, b"", 0)) for offset in range(first, first + count)]
 
 
-def run(test: Callable[[HandoverConsumer, FakeThread], Awaitable[None]]) -> None:
-    """Run a test with a consumer that has two partitions, before its flow begins."""
+def run(test: Callable[[HandoverConsumer, list[FakeFlow]], Awaitable[None]]) -> None:
+    """Run a test with a consumer that has two partitions, before its flow begins, and a list of its flows."""
 
     async def with_consumer() -> None:
-        consumer = Runner(Nothing(), ["packets"], BusSettings(), StreamsSettings()).app.consumer
-        thread = consumer._thread = FakeThread()
+        runner = Runner(Nothing(), ["packets"], BusSettings(), StreamsSettings())
+        flows: list[FakeFlow] = []
+
+        def flow(*given: Any) -> Any:
+            flows.append(FakeFlow(*given))
+            return flows[-1]
+
+        cast(Any, runner).flow = flow
+        consumer = runner.app.consumer
         consumer._active_partitions.update({PACKETS, LABELS})
-        try:
-            await test(consumer, thread)
-        finally:
-            consumer.stop_flow()
-            thread.close()
+        consumer._read_offset[PACKETS] = 5
+        await test(consumer, flows)
 
     asyncio.run(with_consumer())
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not reached():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 def offsets(fetched: Any) -> list[int]:
     return [found.offset for _, found in fetched]
 
 
-def test_fetches_come_in_order_and_only_some_ahead() -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
+def test_a_flow_begins_where_the_group_is() -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         consumer.resume_flow()
-        await until(lambda: thread.fetches == FETCHES_AHEAD)
-        await asyncio.sleep(0.05)
-        assert thread.fetches == FETCHES_AHEAD
-        taken = 0
-        while taken < 200:
-            found = offsets(await consumer.next_fetch())
-            assert found == list(range(taken, taken + len(found)))
-            taken += len(found)
-            assert thread.fetches <= taken + FETCHES_AHEAD
-        await until(lambda: thread.fetches == taken + FETCHES_AHEAD)
+        assert [flow.begin for flow in flows] == [{PACKETS: 5, LABELS: None}]
 
     run(test)
 
 
 def test_fetches_that_wait_are_taken_together_up_to_a_bound() -> None:
-    def some(number: int) -> dict[Any, Any]:
-        return {PACKETS: [record(20 * number + i) for i in range(20)]}
-
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
-        thread.result = some
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         consumer.resume_flow()
-        await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
+        for number in range(4):
+            flows[0].bring(some(20 * number, 20))
         assert offsets(await consumer.next_fetch()) == list(range(40))
+        assert flows[0].taken == 2
         assert FETCHED_MESSAGES + 20 > 40
-
-    run(test)
-
-
-def test_partitions_take_turns() -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
-        found = {PACKETS: [record(4), record(5)], LABELS: [record(9, LABELS)]}
-        thread.result = lambda number: found if number == 0 else {}
-        consumer.resume_flow()
-        assert [tp.topic for tp, _ in await consumer.next_fetch()] == ["packets", "labels", "packets"]
-        assert (consumer._read_offset[PACKETS], consumer._read_offset[LABELS]) == (5, 9)
+        assert offsets(await consumer.next_fetch()) == list(range(40, 80))
+        assert not consumer.has_fetch
 
     run(test)
 
 
 def test_nothing_comes_out_of_a_flow_that_has_stopped() -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         consumer.resume_flow()
-        await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
-        assert offsets(await consumer.next_fetch())[0] == 0
-        await until(lambda: consumer._fetches.qsize() == FETCHES_AHEAD)
+        flows[0].bring(some(0))
+        assert offsets(await consumer.next_fetch()) == [0]
+        flows[0].bring(some(1))
         consumer.stop_flow()
+        assert flows[0].ended
         waits = asyncio.ensure_future(consumer.next_fetch())
+        flows[0].bring(some(2))
         await asyncio.sleep(0.05)
         assert not waits.done()
-        before = thread.fetches
-        await asyncio.sleep(0.05)
-        assert thread.fetches == before
-        assert thread._fetch_count == 0
-        thread.result = lambda number: {PACKETS: [record(1000 + number - before)]}
         consumer.resume_flow()
-        assert offsets(await waits)[0] == 1000
+        flows[0].bring(some(3))
+        flows[1].bring(some(1000))
+        assert offsets(await asyncio.wait_for(waits, 10)) == [1000]
+        assert not flows[1].ended
 
     run(test)
 
 
-def test_a_fetch_under_way_ends_with_its_flow() -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
-        thread.result = lambda number: {}
+def test_what_fetching_cannot_go_on_with_stops_the_worker() -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         consumer.resume_flow()
-        await until(lambda: thread.fetches == 1)
-        assert thread._fetch_count == 1
+        waits = asyncio.ensure_future(consumer._drain_messages(consumer))
+        await asyncio.sleep(0.01)
+        flows[0].bring(BusError("no way on"))
+        with pytest.raises(BusError, match="no way on"):
+            await asyncio.wait_for(waits, 10)
+
+    run(test)
+
+
+def test_an_error_of_a_flow_that_has_stopped_is_nobodys() -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
+        consumer.resume_flow()
         consumer.stop_flow()
-        await until(lambda: thread._fetch_count == 0)
-
-    run(test)
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_what_the_thread_cannot_go_on_with_stops_the_worker(closed: bool) -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
-        thread.result = lambda number: OSError("no way on")
-        thread.consumer._closed = closed
-        consumer.resume_flow()
-        with pytest.raises(ConsumerStoppedError if closed else OSError):
-            await asyncio.wait_for(consumer._drain_messages(consumer), 10)
-        assert thread._fetch_count == 0
+        flows[0].bring(BusError("no way on"))
+        assert not consumer._broken.is_set()
 
     run(test)
 
 
 def test_without_partitions_nothing_is_fetched() -> None:
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         consumer._active_partitions.clear()
         consumer.resume_flow()
-        await asyncio.sleep(0.05)
-        assert thread.fetches == 0
+        assert not flows
 
     run(test)
 
 
-def test_a_fetch_that_is_given_up_inside_the_client_is_asked_for_anew() -> None:
-    def found(number: int) -> Any:
-        if number == 1:
-            raise asyncio.CancelledError
-        return {PACKETS: [record(number)]}
-
-    async def test(consumer: HandoverConsumer, thread: FakeThread) -> None:
-        thread.result = found
+def test_where_partitions_end_is_what_the_flow_says() -> None:
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
+        assert consumer.highwater(PACKETS) is None
         consumer.resume_flow()
-        taken: list[int] = []
-        while len(taken) < 3:
-            taken += offsets(await asyncio.wait_for(consumer.next_fetch(), 10))
-        assert taken[:3] == [0, 2, 3]
+        assert (consumer.highwater(PACKETS), consumer.highwater(LABELS)) == (7, None)
 
     run(test)
+
+
+def test_a_worker_whose_loop_turns_stays_in_its_group() -> None:
+    """aiokafka leaves the group, for good, when nobody has asked it for messages for long."""
+
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
+        state = SubscriptionState()
+        consumer._thread = SimpleNamespace(_ensure_consumer=lambda: SimpleNamespace(_subscription=state))
+        state._last_fetch_ended = time.monotonic() - 5_000
+        assert state.fetcher_idle_time > 4_000
+        await consumer.app.runner._tick()  # without partitions too
+        assert state.fetcher_idle_time < 10
+
+    run(test)
+
+
+def test_faust_s_own_client_asks_for_no_messages() -> None:
+    assert aiokafka.consumer.consumer.Fetcher is _GroupOnly
+    state = SimpleNamespace(has_valid_position=True, paused=False, position=3)
+    assignment = SimpleNamespace(tps={PACKETS}, state_value=lambda tp: state)
+    cluster = SimpleNamespace(leader_for_partition=lambda tp: 1)
+    fetcher = _GroupOnly.__new__(_GroupOnly)
+    fetcher.__dict__.update(
+        _records={}, _in_flight=set(), _preferred_read_replica={}, _client=SimpleNamespace(cluster=cluster),
+        _max_partition_fetch_bytes=1, _fetch_max_wait_ms=1, _fetch_min_bytes=1, _fetch_max_bytes=1, _isolation_level=0,
+        _client_rack=None, _fetcher_timeout=0.2,
+    )  # fmt: skip
+    assert len(Fetcher._get_actions_per_node(fetcher, assignment)[0]) == 1
+    assert fetcher._get_actions_per_node(assignment) == ([], {}, 0.2, False, [])

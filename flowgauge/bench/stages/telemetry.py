@@ -21,7 +21,7 @@ from schemas.topics import PACKETS
 from streams.agent import FlowsAgent
 from streams.config import StreamsSettings
 from streams.faust_app import TICK_S, Message
-from streams.faust_consumer import FETCHED_MESSAGES
+from streams.fetching import FETCHED_MESSAGES
 
 PASSES = 60
 """How often the corpus is gone through: costs are told each second, so it should take several."""
