@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.packet.lstm.tile import GATES, advance_row, advance_rows, tile_rows, weigh_row, weigh_rows
+from models.packet.lstm.strassen import PRODUCTS, advance_pair, make_left_factors
+from models.packet.lstm.tile import (
+    GATES,
+    LANES,
+    ROWS,
+    advance_row,
+    advance_rows,
+    tile_rows,
+    weigh_row,
+    weigh_rows,
+)
 from schemas.compiled import compiled, inner
 
 CHUNK = 48
@@ -32,6 +42,8 @@ class Layers(NamedTuple):
     input_weights: Numbers
     """(blocks, …), and so are the next; see ``tile``."""
     unit_weights: Numbers
+    strassen: Floats | None
+    """The same, see ``strassen_weights``; None where weights are short, as their sums do not fit 16 bits."""
     dense: Floats
     """(units, classes)"""
     bias: Floats
@@ -54,6 +66,10 @@ class Room(NamedTuple):
     said: Numbers
     next_said: Numbers
     cells: Floats
+    factors: Floats
+    """Left factors of products, see ``strassen``."""
+    made: Floats
+    """Products."""
     order: NDArray[np.int64]
     """(rows,), of all packets of a run: longest first."""
     filled: NDArray[np.int64]
@@ -68,9 +84,12 @@ def room_for(layers: Layers, rows: int, inputs: int) -> Room:
         return np.zeros((side_by_side, width), like.dtype)
 
     said, cells = layers.first_said, layers.first_cells
+    half = 0 if layers.strassen is None else layers.strassen.shape[1] // (GATES * LANES)
     return Room(
         zeros(inputs + inputs % 2 * (said.dtype == np.int16), layers.table), zeros(GATES * padded, cells),
         zeros(padded, said), zeros(padded, said), zeros(padded, cells),
+        np.zeros((CHUNK // (2 * ROWS) * PRODUCTS * ROWS, half), np.float32),
+        np.zeros((PRODUCTS * ROWS, GATES * LANES), np.float32),
         np.zeros(rows, np.int64), np.zeros(rows, np.int64),
     )  # fmt: skip
 
@@ -88,12 +107,37 @@ def _weigh(layers: Layers, room: Room, rows: int) -> None:
 
 
 @inner
+def _advance_pairs(
+    weights: Floats | None, room: Room, said: Numbers, next_said: Numbers, rows: int
+) -> tuple[int, int]:
+    """Take two tiles and two blocks at a time; return how many packets and blocks have been taken."""
+    if weights is None:
+        return 0, 0
+    pairs, tiles = len(weights) // PRODUCTS, rows // (2 * ROWS)
+    if not pairs or not tiles:
+        return 0, 0
+    for tile in range(tiles):
+        make_left_factors(said, room.factors, tile * 2 * ROWS, tile * PRODUCTS * ROWS)
+    for pair in range(pairs):
+        for tile in range(tiles):
+            advance_pair(
+                room.gates, room.factors, room.made, next_said, room.cells, weights,
+                tile * PRODUCTS * ROWS, tile * 2 * ROWS, pair,
+            )  # fmt: skip
+    return tiles * 2 * ROWS, pairs * 2
+
+
+@inner
 def _advance(
-    layers: Layers, room: Room, said: Numbers, next_said: Numbers, first_gates: int, rows: int
+    layers: Layers, room: Room, said: Numbers, next_said: Numbers, first_gates: int, rows: int, first: bool
 ) -> None:
-    units = len(layers.dense)
+    """Take packets a step on; ``first``: of their first, before which no unit has said anything."""
+    units = 0 if first else len(layers.dense)
+    taken_rows, taken_blocks = 0, 0
+    if units and rows > 1:
+        taken_rows, taken_blocks = _advance_pairs(layers.strassen, room, said, next_said, rows)
     for block in range(len(layers.unit_weights)):
-        row = 0
+        row = taken_rows if block < taken_blocks else 0
         while row + tile_rows(layers.unit_weights) <= rows:
             advance_rows(
                 room.gates, said, next_said, room.cells, layers.unit_weights,
@@ -192,7 +236,7 @@ def _run_one(layers: Layers, room: Room, octets: NDArray[np.uint8], filled: int,
     _weigh(layers, room, filled)
     _begin(layers, said, room.cells, 0, steps - filled)
     for step in range(filled - 1, -1, -1):
-        _advance(layers, room, said, next_said, step, 1)
+        _advance(layers, room, said, next_said, step, 1, step + 1 == steps)
         said, next_said = next_said, said
     _answer(layers, said[0], out)
 
@@ -217,7 +261,7 @@ def _run_chunk(
             packet = octets[room.order[begin + row]]
             _look_up(layers.table, packet[at : at + step_octets], room.inputs[row])
         _weigh(layers, room, rows)
-        _advance(layers, room, said, next_said, 0, rows)
+        _advance(layers, room, said, next_said, 0, rows, step == steps)
         said, next_said = next_said, said
     for row in range(rows):
         _answer(layers, said[row], out[room.order[begin + row]])
@@ -245,7 +289,7 @@ def find_first_states(layers: Layers, room: Room, zeros: NDArray[np.uint8]) -> N
     _weigh(layers, room, 1)
     _begin(layers, room.said, room.cells, 0, 0)
     for step in range(1, len(layers.first_said)):
-        _advance(layers, room, room.said, room.next_said, 0, 1)
+        _advance(layers, room, room.said, room.next_said, 0, 1, False)
         for unit in range(room.said.shape[1]):
             room.said[0, unit] = layers.first_said[step, unit] = room.next_said[0, unit]
             layers.first_cells[step, unit] = room.cells[0, unit]

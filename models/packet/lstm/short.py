@@ -30,6 +30,7 @@ def short_layers(weights: LstmWeights, steps: int) -> Layers:
         np.rint(weights.table / input_quantum).astype(np.int16),
         _blocks(heads, kernel, units),
         _blocks([unit_quanta * SAID_QUANTUM], recurrent, units),
+        None,
         np.ascontiguousarray(weights.dense * SAID_QUANTUM, np.float32),
         np.ascontiguousarray(weights.bias),
         np.zeros(cells.shape, np.int16),

@@ -56,13 +56,13 @@ class _Curve(NamedTuple):
     below: tuple[float, ...]
 
 
-_TANH = _Curve(
+TANH = _Curve(
     most=8.0,
     above=(1.131022653253847e-05, 2.938828318853806e-03, 1.291364202393697e-01, 9.999993622209189e-01),
     below=(2.423841463483150e-07, 2.370285340348628e-04, 2.376383008914367e-02, 4.624674080257725e-01, 1.0),
 )
 """To 4e-7, where the best that a float can tell is 1e-7; the least largest error up to ``most``."""
-_SHORT_TANH = _Curve(
+SHORT_TANH = _Curve(
     most=5.5,
     above=(1.558706754982122e-03, 1.1545015419029077e-01, 9.999837330750119e-01),
     below=(5.9242571383939166e-05, 1.7856648956300285e-02, 4.4872840211311865e-01, 1.0),
@@ -132,7 +132,7 @@ def _sigmoid(builder: ir.IRBuilder, x: Any, curve: _Curve) -> tuple[Any, Any]:
     return builder.fadd(above, below), below
 
 
-def _new_state(builder: ir.IRBuilder, gates: list[Any], state: Any, curve: _Curve) -> tuple[Any, Any]:
+def new_state(builder: ir.IRBuilder, gates: list[Any], state: Any, curve: _Curve) -> tuple[Any, Any]:
     """Return (state of the cells, what the units say); each with one division, as they are slow."""
     into, kept, cell, out = gates
     into, into_below = _sigmoid(builder, into, curve)
@@ -149,7 +149,7 @@ def _new_state(builder: ir.IRBuilder, gates: list[Any], state: Any, curve: _Curv
     return state, builder.fdiv(builder.fmul(out, said), builder.fadd(below, below))
 
 
-class _Matrix:
+class Matrix:
     """A two-dimensional array without gaps; of 16-bit integers, a column is a pair of them."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> None:
@@ -203,7 +203,7 @@ class _Matrix:
         return self._builder.bitcast(self._at(row, column), _vector(of).as_pointer())
 
 
-class _Sums:
+class Sums:
     """The sums of a few packets and one block, in registers: floats, or integers of short weights."""
 
     def __init__(self, builder: ir.IRBuilder, rows: int, short: bool) -> None:
@@ -219,14 +219,15 @@ class _Sums:
             for _ in range(rows)
         ]
 
-    def begin(self, row: int, values: list[Any]) -> None:
-        """Set a packet's sums, one for each gate."""
+    def begin(self, row: int, values: list[Any] | None = None) -> None:
+        """Set a packet's sums, one for each gate; to zero without values."""
+        values = values or [_filled(0, self._of)] * GATES
         for half, slots in enumerate(self._slots[row]):
             for slot, value in zip(slots, values, strict=True):
                 self._builder.store(_filled(0, self._of) if half else value, slot)
 
     def add(
-        self, given: _Matrix, rows: list[Any], count: Any, weights: _Matrix, block: Any, skipped: int
+        self, given: Matrix, rows: list[Any], count: Any, weights: Matrix, block: Any, skipped: int
     ) -> None:
         """Add what the first ``count`` columns of ``given`` weigh; the first ``skipped`` weights are not for them."""
         builder, index = self._builder, count.type
@@ -260,7 +261,7 @@ class _Sums:
 
 
 def _unscaled(
-    builder: ir.IRBuilder, sums: list[Any], weights: _Matrix, block: Any, at: int, more: list[Any]
+    builder: ir.IRBuilder, sums: list[Any], weights: Matrix, block: Any, at: int, more: list[Any]
 ) -> list[Any]:
     """Return sums of short weights as floats, ``more`` added; ``at``: where the weights have their quanta."""
     index = block.type
@@ -271,19 +272,20 @@ def _unscaled(
     return floats
 
 
-def _places(builder: ir.IRBuilder, first: Any, rows: int) -> list[Any]:
+def places_from(builder: ir.IRBuilder, first: Any, rows: int) -> list[Any]:
+    """Return a row and those behind it."""
     return [builder.add(first, first.type(i)) for i in range(rows)]
 
 
-def _weigh(rows: int, builder: ir.IRBuilder, matrices: list[_Matrix], numbers: list[Any]) -> None:
+def _weigh(rows: int, builder: ir.IRBuilder, matrices: list[Matrix], numbers: list[Any]) -> None:
     inputs, gates, weights = matrices
     first, block = numbers
     index = first.type
-    places = _places(builder, first, rows)
-    sums = _Sums(builder, rows, weights.short)
+    places = places_from(builder, first, rows)
+    sums = Sums(builder, rows, weights.short)
     biases = [weights.load_floats(block, index(gate * LANES)) for gate in range(GATES)]
     for row in range(rows):
-        sums.begin(row, [_filled(0, _INT32)] * GATES if weights.short else biases)
+        sums.begin(row, None if weights.short else biases)
     sums.add(inputs, places, inputs.columns, weights, block, 2 if weights.short else 1)
     column = builder.mul(block, index(GATES * LANES))
     for row, place in enumerate(places):
@@ -294,11 +296,11 @@ def _weigh(rows: int, builder: ir.IRBuilder, matrices: list[_Matrix], numbers: l
             gates.store(place, builder.add(column, index(gate * LANES)), value)
 
 
-def _advance(rows: int, builder: ir.IRBuilder, matrices: list[_Matrix], numbers: list[Any]) -> None:
+def _advance(rows: int, builder: ir.IRBuilder, matrices: list[Matrix], numbers: list[Any]) -> None:
     gates, before, after, cells, weights = matrices
     first_gates, first, block, units = numbers
     index = first.type
-    sums = _Sums(builder, rows, weights.short)
+    sums = Sums(builder, rows, weights.short)
     column = builder.mul(block, index(GATES * LANES))
 
     def weighed(row: int) -> list[Any]:
@@ -306,10 +308,10 @@ def _advance(rows: int, builder: ir.IRBuilder, matrices: list[_Matrix], numbers:
         return [gates.load(place, builder.add(column, index(gate * LANES))) for gate in range(GATES)]
 
     for row in range(rows):
-        sums.begin(row, [_filled(0, _INT32)] * GATES if weights.short else weighed(row))
+        sums.begin(row, None if weights.short else weighed(row))
     if weights.short:
         units = builder.udiv(builder.add(units, index(1)), index(2))
-    sums.add(before, _places(builder, first, rows), units, weights, block, 1 if weights.short else 0)
+    sums.add(before, places_from(builder, first, rows), units, weights, block, 1 if weights.short else 0)
     # Side by side the packets would need twice the registers that there are, so one comes after the other.
     kept = cgutils.alloca_once(builder, _vector(), rows * GATES)
     for row in range(rows):
@@ -318,22 +320,22 @@ def _advance(rows: int, builder: ir.IRBuilder, matrices: list[_Matrix], numbers:
             total = _unscaled(builder, total, weights, block, 0, weighed(row))
         for gate, value in enumerate(total):
             builder.store(value, builder.gep(kept, [index(row * GATES + gate)]))
-    column, curve = builder.mul(block, index(LANES)), _SHORT_TANH if weights.short else _TANH
+    column, curve = builder.mul(block, index(LANES)), SHORT_TANH if weights.short else TANH
     with cgutils.for_range(builder, index(rows)) as loop:
         at = builder.mul(loop.index, index(GATES))
         total = [builder.load(builder.gep(kept, [builder.add(at, index(gate))])) for gate in range(GATES)]
         place = builder.add(first, loop.index)
-        state, said = _new_state(builder, total, cells.load(place, column), curve)
+        state, said = new_state(builder, total, cells.load(place, column), curve)
         cells.store(place, column, state)
         after.store_said(place, column, said)
 
 
-def _written(write: Callable[..., None], rows: int, matrices: tuple[Any, ...], numbers: int) -> Any:
+def written(write: Callable[..., None], rows: int, matrices: tuple[Any, ...], numbers: int) -> Any:
     """Return what an intrinsic returns: the types, and how the code is written."""
 
     def code(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         given = zip(signature.args, values, strict=True)
-        of = [_Matrix(context, builder, *next(given)) for _ in matrices]
+        of = [Matrix(context, builder, *next(given)) for _ in matrices]
         write(rows, builder, of, [value for _, value in given])
         return context.get_dummy_value()
 
@@ -349,7 +351,7 @@ def _rows(weights: Any, several: bool) -> int:
 def _weighing(several: bool) -> Any:
     @intrinsic  # type: ignore[misc]
     def tile(_typing: Any, inputs: Any, gates: Any, weights: Any, first: Any, block: Any) -> Any:
-        return _written(_weigh, _rows(weights, several), (inputs, gates, weights), 2)
+        return written(_weigh, _rows(weights, several), (inputs, gates, weights), 2)
 
     return tile
 
@@ -361,7 +363,7 @@ def _advancing(several: bool) -> Any:
         first_gates: Any, first: Any, block: Any, units: Any,
     ) -> Any:  # fmt: skip
         matrices = (gates, before, after, cells, weights)
-        return _written(_advance, _rows(weights, several), matrices, 4)
+        return written(_advance, _rows(weights, several), matrices, 4)
 
     return tile
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.packet.lstm.kernel import Floats, Layers, Numbers
+from models.packet.lstm.strassen import strassen_weights
 from models.packet.lstm.tile import GATES, LANES
 
 
@@ -42,10 +43,12 @@ def float_layers(weights: LstmWeights, steps: int) -> Layers:
     """Return weights as they are; where an LSTM is after steps of zeros is not found yet."""
     inputs = np.concatenate((weights.summed_biases[:, None], weights.kernel), axis=1)
     first = first_states(weights.units, steps)
+    recurrent = by_block(weights.recurrent, weights.units)
     return Layers(
         np.ascontiguousarray(weights.table),
         by_block(inputs, weights.units),
-        by_block(weights.recurrent, weights.units),
+        recurrent,
+        strassen_weights(recurrent, weights.units),
         np.ascontiguousarray(weights.dense),
         np.ascontiguousarray(weights.bias),
         first,

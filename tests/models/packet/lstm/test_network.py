@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from models.packet.lstm.kernel import CHUNK
 from models.packet.lstm.network import LstmNetwork
+from models.packet.lstm.strassen import FEWEST_UNITS, strassen_weights
 from models.packet.lstm.tile import LANES, ROWS, SHORT_ROWS
-from models.packet.lstm.weights import LstmWeights
+from models.packet.lstm.weights import LstmWeights, by_block
 
 STEPS, STEP_OCTETS = 6, 5
 
@@ -69,7 +70,9 @@ def network(*members: LstmWeights, threads: int = 1, short: bool = False) -> Lst
     return LstmNetwork(members, STEPS, STEP_OCTETS, threads, short)
 
 
-@pytest.mark.parametrize("units", [1, LANES - 1, LANES, 3 * LANES + 2])
+@pytest.mark.parametrize(
+    "units", [1, LANES - 1, LANES, 3 * LANES + 2, FEWEST_UNITS + 1, FEWEST_UNITS + LANES]
+)
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_answers_are_those_of_the_formula(units: int, width: int) -> None:
     given = weights(units, width)
@@ -87,6 +90,48 @@ def test_answers_of_weights_in_16_bits_are_near_the_formula_s(units: int, width:
     # Sums of integers are exact in any order: a packet's answer does not depend on those beside it.
     assert (network(given, short=True).predict(octets[::-1].copy())[::-1] == said).all()
     assert (network(given, short=True).predict(octets[:1]) == said[:1]).all()
+
+
+@pytest.mark.parametrize("rows", [2 * ROWS - 1, 2 * ROWS, 5 * ROWS + 1, CHUNK])
+def test_two_tiles_of_a_large_lstm_take_seven_products(rows: int) -> None:
+    """Without the other weights of these blocks, packets of two tiles are answered the same, and only they."""
+    given = weights(FEWEST_UNITS + LANES - 3)
+    octets = packets(rows, full=True)
+    model = network(given)
+    said = model.predict(octets)
+    pairs = len(model._layers[0].unit_weights) // 2
+    assert pairs * 2 + 1 == len(model._layers[0].unit_weights)
+    model._layers[0].unit_weights[: pairs * 2] = 0
+    same = (model.predict(octets) == said).all(axis=1)
+    assert (same == (np.arange(rows) < rows // (2 * ROWS) * 2 * ROWS)).all()
+
+
+@pytest.mark.parametrize("units", [FEWEST_UNITS, FEWEST_UNITS + 1])
+def test_the_products_make_up_a_matrix_product(units: int) -> None:
+    given = weights(units)
+    blocks = by_block(given.recurrent, units)
+    factors = strassen_weights(blocks, units).reshape(len(blocks) // 2, 7, -1, 4 * LANES)
+    half = factors.shape[2]
+    said = np.random.default_rng(2).normal(size=(2, 2 * half))
+    said[:, units:] = 0
+    (a, b), (c, d) = (np.split(row, 2) for row in said)
+    left = (a + d, c + d, a, d, a + b, c - a, b - d)
+    m = [one @ factor for one, factor in zip(left, factors[0].astype(float), strict=True)]
+    made = [[m[0] + m[3] - m[4] + m[6], m[2] + m[4]], [m[1] + m[3], m[0] - m[1] + m[2] + m[5]]]
+    for block in range(2):
+        wanted = said[:, :units] @ blocks[block].reshape(units, 4 * LANES)
+        assert np.array([made[0][block], made[1][block]]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_small_lstm_has_nothing_to_gain() -> None:
+    assert (
+        len(
+            strassen_weights(
+                by_block(weights(FEWEST_UNITS - 1).recurrent, FEWEST_UNITS - 1), FEWEST_UNITS - 1
+            )
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1, 1e4])
@@ -176,8 +221,10 @@ def test_registers_of_another_size(lanes: int, rows: int, processor: dict[str, s
         "from models.packet.lstm import tile\n"
         f"tile.LANES, tile.ROWS, tile.SHORT_ROWS = {lanes}, {rows}, {rows}\n"
         "from tests.models.packet.lstm import test_network as tests\n"
-        "given, octets = tests.weights(2 * tile.LANES + 1, 4), tests.packets(70)\n"
-        "for short in (False, True):\n"
+        "octets = tests.packets(70)\n"
+        "few, many = 2 * tile.LANES + 1, tests.FEWEST_UNITS + 3\n"
+        "for units, short in ((few, False), (many, False), (few, True)):\n"
+        "    given = tests.weights(units, 4)\n"
         "    said = tests.network(given, short=short).predict(octets)\n"
         "    print(abs(said - tests.in_numpy(given, octets)).max())\n"
     )
@@ -190,6 +237,7 @@ def test_registers_of_another_size(lanes: int, rows: int, processor: dict[str, s
         check=True,
         env=surroundings,
     )
-    floats, shorts = map(float, done.stdout.split())
+    floats, large, shorts = map(float, done.stdout.split())
     assert floats < 2e-6
+    assert large < 5e-6
     assert shorts < 1e-3
