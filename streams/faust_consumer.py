@@ -107,7 +107,9 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
 
     def is_alive(self) -> None:
         """Tell Faust's client that its messages are asked for; without a word for long it would leave the group."""
-        self._thread._ensure_consumer()._subscription._last_fetch_ended = time.monotonic()
+        client = self._thread._consumer  # none before it has begun
+        if client is not None:
+            client._subscription._last_fetch_ended = time.monotonic()
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Say nothing where Faust misses the fetches of its own client: ``producers.health`` watches."""

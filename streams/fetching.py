@@ -65,6 +65,7 @@ def fetching_client(bus: BusSettings, group: str, wait_s: float) -> Any:
     trouble = Trouble(bus)
     trouble.tells = True
     properties = {
+        "client.id": "flowgauge",
         "group.id": group,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",

@@ -181,7 +181,9 @@ def test_a_worker_whose_loop_turns_stays_in_its_group() -> None:
 
     async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
         state = SubscriptionState()
-        consumer._thread = SimpleNamespace(_ensure_consumer=lambda: SimpleNamespace(_subscription=state))
+        consumer._thread = SimpleNamespace(_consumer=None)
+        await consumer.app.runner._tick()  # before there is a client
+        consumer._thread = SimpleNamespace(_consumer=SimpleNamespace(_subscription=state))
         state._last_fetch_ended = time.monotonic() - 5_000
         assert state.fetcher_idle_time > 4_000
         await consumer.app.runner._tick()  # without partitions too
