@@ -27,11 +27,10 @@ FETCHES_AHEAD = 4
 _QUEUE_KBYTES = 8192
 """What librdkafka itself holds for this program."""
 _POLL_S = 0.1
-_PASSES = frozenset({
-    KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE,
+_ABSENT = frozenset({
     KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART,
 })  # fmt: skip
-"""Errors of a broker that is away, or of a topic that is: librdkafka tries on."""
+"""Errors of a topic that is away: librdkafka tries on."""
 
 Place = Any
 """A topic and partition, as Faust has them: ``topic`` and ``partition``."""
@@ -51,19 +50,28 @@ Fetched = Sequence[tuple[Place, Record]]
 """What a fetch brought: each message and where it is from."""
 
 
-def fetching_client(bus: BusSettings, group: str, wait_s: float) -> Any:
+OnError = Callable[[KafkaError], None]
+
+
+def fetching_client(bus: BusSettings, group: str, wait_s: float, on_error: OnError) -> Any:
     """Return a consumer that joins no group and commits nothing.
 
     Args:
         bus: where it reads.
         group: full name, prefix included: librdkafka wants one, and this account may use this one.
         wait_s: how long the broker may hold a fetch until there is data.
+        on_error: told of errors of the whole client; refusals of the broker are told in the log as well.
 
     Raises:
         FlowgaugeError: it cannot be made.
     """
     trouble = Trouble(bus)
     trouble.tells = True
+
+    def told(error: KafkaError) -> None:
+        trouble(error)
+        on_error(error)
+
     properties = {
         "client.id": "flowgauge",
         "group.id": group,
@@ -77,6 +85,7 @@ def fetching_client(bus: BusSettings, group: str, wait_s: float) -> Any:
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": _QUEUE_KBYTES,
         "reconnect.backoff.max.ms": 2000,
+        "error_cb": told,
     }
     try:
         return Consumer(client_properties(bus, properties, trouble))
@@ -96,7 +105,7 @@ class Flow:
     def __init__(
         self,
         bus: BusSettings,
-        connect: Callable[[], Any],
+        connect: Callable[[OnError], Any],
         begin: Mapping[Place, int | None],
         arrived: Callable[[Flow, Fetched | FlowgaugeError], None],
     ) -> None:
@@ -104,7 +113,7 @@ class Flow:
 
         Args:
             bus: for the words of errors.
-            connect: makes the client, see ``fetching_client``; called in the flow's thread.
+            connect: makes the client, see ``fetching_client``, in the flow's thread.
             begin: the first offset of each partition; None: from its beginning.
             arrived: called on the event loop with what a fetch brought, or once with why there will be no more.
         """
@@ -115,6 +124,7 @@ class Flow:
         self._taken = 0
         self._room = threading.Event()
         self._ended = False
+        self._errors: list[KafkaError] = []
         self._told: set[str] = set()
         self._ends: dict[Place, int] = {}
         self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
@@ -141,7 +151,7 @@ class Flow:
 
     def _run(self) -> None:
         try:
-            client = self._connect()
+            client = self._connect(self._errors.append)
             try:
                 self._fetch(client)
             finally:
@@ -165,6 +175,8 @@ class Flow:
                     self._look_at_ends(client)
                 continue
             first = client.poll(_POLL_S)
+            while self._errors:
+                self._consider(self._errors.pop(0))
             if first is None:
                 self._look_at_ends(client)
                 continue
@@ -185,18 +197,24 @@ class Flow:
             found.append((self._places[message.topic(), message.partition()], record))
         return found
 
-    def _consider(self, error: KafkaError, topic: str | None) -> None:
-        """Go on after an error that passes, and tell it once; raise the others."""
-        about = f"bus {self._bus.bootstrap}: " + (f"topic {topic}: " if topic else "")
-        if forbidden(error) and not only_of_group(error):
-            raise BusError(
-                f"bus {self._bus.bootstrap}: no ACL of the bus lets {account(self._bus)} read {topic or '?'}"
-            )
-        if error.code() not in _PASSES and not only_of_group(error):
-            raise BusError(f"{about}{error.str()}")
-        if topic and error.str() not in self._told:
-            self._told.add(error.str())
-            log.warning("%s%s; trying on", about, error.str())
+    def _consider(self, error: KafkaError, topic: str | None = None) -> None:
+        """Go on after an error that passes; raise one that does not.
+
+        Without a topic it is one of the whole client, which looks after itself: a broker is away, for example.
+        """
+        if only_of_group(error):
+            return
+        bus = f"bus {self._bus.bootstrap}"
+        if forbidden(error):
+            what = topic or f"what it needs: {error.str()}"
+            raise BusError(f"{bus}: no ACL of the bus lets {account(self._bus)} read {what}")
+        about = f"topic {topic}: {error.str()}" if topic else error.str()
+        if error.code() in _ABSENT:
+            if about not in self._told:
+                self._told.add(about)
+                log.warning("%s: %s; trying on", bus, about)
+        elif topic or error.fatal():
+            raise BusError(f"{bus}: {about}")
 
     def _look_at_ends(self, client: Any, places: set[Place] | None = None) -> None:
         """Remember where partitions end, all of them or some, as the broker told with its last answers."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_CREATE_TIME, KafkaError, KafkaException
@@ -16,7 +16,7 @@ from faust.types import TP
 
 from producers.config import BusSettings
 from schemas.errors import BusError, FlowgaugeError, SettingsError
-from streams.fetching import FETCHED_MESSAGES, FETCHES_AHEAD, Fetched, Flow, Record, fetching_client
+from streams.fetching import FETCHED_MESSAGES, FETCHES_AHEAD, Fetched, Flow, OnError, Record, fetching_client
 
 PACKETS, LABELS = TP("packets", 0), TP("labels", 1)
 
@@ -49,7 +49,8 @@ class FakeMessage:
         return TIMESTAMP_CREATE_TIME, 1_000 + self._offset
 
 
-Answer = list[FakeMessage] | Exception
+Answer: TypeAlias = "list[FakeMessage] | Exception | KafkaError"
+"""What comes together, what is raised, or an error of the whole client."""
 
 
 class FakeClient:
@@ -63,6 +64,10 @@ class FakeClient:
         self.closed = threading.Event()
         self._left: list[FakeMessage] = []
 
+    def made(self, on_error: OnError) -> FakeClient:
+        self._on_error = on_error
+        return self
+
     def assign(self, places: Sequence[Any]) -> None:
         self.assigned = [(place.topic, place.partition, place.offset) for place in places]
 
@@ -71,6 +76,9 @@ class FakeClient:
         self.fetches += 1
         if isinstance(found, Exception):
             raise found
+        if isinstance(found, KafkaError):
+            self._on_error(found)
+            return None
         if not found:
             time.sleep(timeout / 10)
             return None
@@ -96,7 +104,7 @@ class Taker:
     def __init__(self, client: FakeClient, begin: dict[TP, int | None]) -> None:
         self.fetches: list[Fetched] = []
         self.error: FlowgaugeError | None = None
-        self.flow = Flow(BusSettings(), lambda: client, begin, self._arrived)
+        self.flow = Flow(BusSettings(), client.made, begin, self._arrived)
 
     def _arrived(self, flow: Flow, what: Fetched | FlowgaugeError) -> None:
         assert flow is self.flow
@@ -222,25 +230,48 @@ def test_an_error_that_does_not_pass_ends_the_flow(code: int, told: str) -> None
     run(lambda number: [FakeMessage(error=code)], test)
 
 
-def test_errors_that_pass_are_told_once_and_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    passing = (KafkaError._ALL_BROKERS_DOWN, KafkaError.UNKNOWN_TOPIC_OR_PART)
-    alone = KafkaError.GROUP_AUTHORIZATION_FAILED
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (
+            KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "packets [0]: no"),
+            "no ACL of the bus lets .* packets",
+        ),
+        (KafkaError(KafkaError._STATE, "fenced", fatal=True), "fenced"),
+    ],
+)
+def test_an_error_of_the_client_that_does_not_pass_ends_the_flow(error: KafkaError, told: str) -> None:
+    async def test(taker: Taker, client: FakeClient) -> None:
+        await until(lambda: taker.error)
+        with pytest.raises(BusError, match=told):
+            raise taker.error or AssertionError
 
-    def answer(number: int) -> list[FakeMessage]:
-        if number < 6:
-            return [FakeMessage(number), FakeMessage(error=(*passing, alone)[number % 3])]
+    assert run(lambda number: error, test).fetches == 1
+
+
+def test_errors_that_pass_lose_nothing_and_an_absent_topic_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def answer(number: int) -> Answer:
+        if number < 10:
+            passing: tuple[Answer, ...] = (
+                [FakeMessage(number), FakeMessage(error=KafkaError.UNKNOWN_TOPIC_OR_PART)],
+                KafkaError(KafkaError._ALL_BROKERS_DOWN),
+                KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED),
+                KafkaError(KafkaError._AUTHENTICATION),
+                KafkaError(KafkaError._UNKNOWN_TOPIC, "labels [1]: gone"),
+            )
+            return passing[number % 5]
         return []
 
     async def test(taker: Taker, client: FakeClient) -> None:
-        for taken in range(6):
-            await until(partial(taker.has_more_than, taken))
-            taker.flow.took()
-        assert taker.offsets == list(range(6)) and taker.error is None
+        await until(lambda: client.fetches > 10)
+        assert taker.offsets == [0, 5] and taker.error is None
 
     with caplog.at_level(logging.WARNING, "flowgauge"):
         run(answer, test)
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == len(set(lines)) == 3 and all("topic packets" in line for line in lines)
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "topic packets: " in first and "labels [1]: gone; trying on" in second
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), KafkaException(KafkaError(KafkaError._STATE))])
@@ -254,7 +285,7 @@ def test_a_defect_ends_the_flow_with_an_error(error: Exception, caplog: pytest.L
 
 
 def test_a_client_that_cannot_be_made_is_told() -> None:
-    def connect() -> Any:
+    def connect(on_error: OnError) -> Any:
         raise SettingsError("no such file of keys")
 
     async def test() -> None:
@@ -286,7 +317,8 @@ def test_a_loop_that_has_gone_away_is_nobody_to_tell() -> None:
 
 
 def test_librdkafka_takes_the_properties() -> None:
-    client = fetching_client(BusSettings(bootstrap="127.0.0.1:1"), "flowgauge-flows", 0.1)
+    client = fetching_client(BusSettings(bootstrap="127.0.0.1:1"), "flowgauge-flows", 0.1, print)
     client.close()
     with pytest.raises(BusError, match=r"bus 127.0.0.1:1: .*no.such.property"):
-        fetching_client(BusSettings(bootstrap="127.0.0.1:1", client={"no.such.property": "1"}), "group", 0.1)
+        unknown = {"no.such.property": "1"}
+        fetching_client(BusSettings(bootstrap="127.0.0.1:1", client=unknown), "group", 0.1, print)
