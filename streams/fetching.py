@@ -200,7 +200,9 @@ class Flow:
     def _consider(self, error: KafkaError, topic: str | None = None) -> None:
         """Go on after an error that passes; raise one that does not.
 
-        Without a topic it is one of the whole client, which looks after itself: a broker is away, for example.
+        What a broker says of a topic passes, and so does that there is none. What librdkafka itself says of one means a
+        message that it cannot read, and would leave out. Without a topic it is one of the whole client, which looks
+        after itself.
         """
         if only_of_group(error):
             return
@@ -209,12 +211,12 @@ class Flow:
             what = topic or f"what it needs: {error.str()}"
             raise BusError(f"{bus}: no ACL of the bus lets {account(self._bus)} read {what}")
         about = f"topic {topic}: {error.str()}" if topic else error.str()
-        if error.code() in _ABSENT:
-            if about not in self._told:
-                self._told.add(about)
-                log.warning("%s: %s; trying on", bus, about)
-        elif topic or error.fatal():
+        absent = error.code() in _ABSENT
+        if error.fatal() or (topic and error.code() < KafkaError.UNKNOWN and not absent):
             raise BusError(f"{bus}: {about}")
+        if (topic or absent) and about not in self._told:
+            self._told.add(about)
+            log.warning("%s: %s; trying on", bus, about)
 
     def _look_at_ends(self, client: Any, places: set[Place] | None = None) -> None:
         """Remember where partitions end, all of them or some, as the broker told with its last answers."""
