@@ -10,17 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import aiokafka.consumer.consumer
-from aiokafka.consumer.fetcher import Fetcher
 from faust.transport.drivers import aiokafka as driver
 
 from schemas.errors import FlowgaugeError
 from streams.fetching import FETCHED_MESSAGES, Fetched, Flow
 
 _END_S = 2.0
+
+
+class GroupThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's thread that talks to the broker, whose client asks for no messages."""
+
+    async def on_start(self) -> None:
+        """Start the client; there is nothing that it could ask for before it has."""
+        await super().on_start()
+        fetcher = self._consumer._fetcher
+        fetcher._get_actions_per_node = partial(_without_fetches, fetcher._get_actions_per_node)
+
+
+def _without_fetches(actions: Callable[[Any], Any], assignment: Any) -> Any:
+    """Return what aiokafka's fetcher has to do but its fetches: it looks after positions too."""
+    _, *others = actions(assignment)
+    return [], *others
 
 
 class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
@@ -32,6 +47,9 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
         self._fetches: asyncio.Queue[tuple[Flow, Fetched]] = asyncio.Queue()
         self._broken = asyncio.Event()
         self._why: FlowgaugeError | None = None
+
+    def _new_consumer_thread(self) -> GroupThread:
+        return GroupThread(self, loop=self.loop, beacon=self.beacon)
 
     @property
     def has_fetch(self) -> bool:
@@ -155,14 +173,3 @@ class HandoverConsumer(driver.Consumer):  # type: ignore[misc]
             return False
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
         return committed
-
-
-class _GroupOnly(Fetcher):  # type: ignore[misc]
-    """What is left of aiokafka's fetcher: it knows positions, and asks for no messages."""
-
-    def _get_actions_per_node(self, assignment: Any) -> Any:
-        _, *others = super()._get_actions_per_node(assignment)
-        return [], *others
-
-
-aiokafka.consumer.consumer.Fetcher = _GroupOnly

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
-import aiokafka.consumer.consumer
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -19,7 +18,7 @@ from producers.telemetry import StageMeter
 from schemas.errors import BusError
 from streams.config import StreamsSettings
 from streams.faust_app import Later, Runner, nothing_later
-from streams.faust_consumer import HandoverConsumer, _GroupOnly
+from streams.faust_consumer import GroupThread, HandoverConsumer
 from streams.fetching import FETCHED_MESSAGES, Record
 
 PACKETS, LABELS = TP("packets", 0), TP("labels", 0)
@@ -193,15 +192,28 @@ def test_a_worker_whose_loop_turns_stays_in_its_group() -> None:
 
 
 def test_faust_s_own_client_asks_for_no_messages() -> None:
-    assert aiokafka.consumer.consumer.Fetcher is _GroupOnly
     state = SimpleNamespace(has_valid_position=True, paused=False, position=3)
     assignment = SimpleNamespace(tps={PACKETS}, state_value=lambda tp: state)
     cluster = SimpleNamespace(leader_for_partition=lambda tp: 1)
-    fetcher = _GroupOnly.__new__(_GroupOnly)
+    fetcher = Fetcher.__new__(Fetcher)
     fetcher.__dict__.update(
         _records={}, _in_flight=set(), _preferred_read_replica={}, _client=SimpleNamespace(cluster=cluster),
         _max_partition_fetch_bytes=1, _fetch_max_wait_ms=1, _fetch_min_bytes=1, _fetch_max_bytes=1, _isolation_level=0,
         _client_rack=None, _fetcher_timeout=0.2,
     )  # fmt: skip
-    assert len(Fetcher._get_actions_per_node(fetcher, assignment)[0]) == 1
-    assert fetcher._get_actions_per_node(assignment) == ([], {}, 0.2, False, [])
+
+    class Client:
+        _fetcher = fetcher
+
+        async def start(self) -> None: ...
+
+    async def test(consumer: HandoverConsumer, flows: list[FakeFlow]) -> None:
+        assert len(fetcher._get_actions_per_node(assignment)[0]) == 1
+        thread = consumer._thread
+        assert isinstance(thread, GroupThread)
+        cast(Any, thread)._create_consumer = lambda loop: Client()
+        thread.thread_loop = asyncio.get_running_loop()
+        await thread.on_start()
+        assert fetcher._get_actions_per_node(assignment) == ([], {}, 0.2, False, [])
+
+    run(test)
