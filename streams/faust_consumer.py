@@ -20,6 +20,7 @@ from schemas.errors import FlowgaugeError
 from streams.fetching import FETCHED_MESSAGES, Fetched, Flow
 
 _END_S = 2.0
+"""For how long the end of a worker waits for its client to be closed."""
 
 
 class GroupThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

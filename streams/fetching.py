@@ -51,6 +51,7 @@ Fetched = Sequence[tuple[Place, Record]]
 
 
 OnError = Callable[[KafkaError], None]
+"""Told of an error of the whole client."""
 
 
 def fetching_client(bus: BusSettings, group: str, wait_s: float, on_error: OnError) -> Any:
@@ -164,8 +165,8 @@ class Flow:
 
     def _fetch(self, client: Any) -> None:
         client.assign([
-            TopicPartition(topic, partition, OFFSET_BEGINNING if begin is None else begin)
-            for (topic, partition), begin in zip(self._places, self._begin.values(), strict=True)
+            TopicPartition(place.topic, place.partition, OFFSET_BEGINNING if offset is None else offset)
+            for place, offset in self._begin.items()
         ])  # fmt: skip
         while not self._ended:
             if self._brought - self._taken >= FETCHES_AHEAD:
